@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all the set-up themselves, once, in an environment of their own.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Compiling every file of every package would take longer than the demo.
+INSTALL = $(BIN)/pip install --quiet --no-compile --constraint requirements-tested.txt
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.ready-for-demo
+	$(BIN)/python -m f3_training.demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/.ready-for-demo: pyproject.toml requirements-tested.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[demo]"
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.ready-for-demo
+	$(INSTALL) --editable ".[training,evaluation,test]"
+	# Resemblyzer asks for webrtcvad, which only compiles beside an old setuptools; webrtcvad-wheels, the same module
+	# ready to use, comes with the extra `evaluation`.
+	$(INSTALL) --no-deps resemblyzer
+	# The newest torchaudio is built for CUDA. Beside a CPU build of torch its native extension cannot be loaded, and
+	# since transformers imports torchaudio wherever it is installed, `import transformers` would fail with it. Without
+	# that file torchaudio goes on with its Python code, which is all that the evaluation needs.
+	if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is not None)"; then \
+		rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/_torchaudio.abi3.so; \
+	fi
+	touch $@
