@@ -1,0 +1,1 @@
+"""Training, data preparation and evaluation of the F3 models; installed as `f3_training`."""

@@ -1,0 +1,103 @@
+"""One step of stage 0: the discriminators' update, then the autoencoder's, in one visible order."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from .losses import MultiScaleSpectralLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+
+
+@dataclass
+class LossWeights:
+    """Weights of the autoencoder's loss; the names are those of the log."""
+
+    mel: float = 15.0
+    complex_spectrum: float = 120.0
+    waveform: float = 60.0
+    adversarial: float = 1.0
+    feature_matching: float = 5.0
+
+
+@dataclass
+class Batch:
+    """
+    Args:
+        samples: [B, N] waveforms.
+        noise: [B, T, D], alpha * e of Eq. 2.
+        judged: (item, first sample) of each crop that the discriminators see; empty for a step without them.
+        judged_samples: length of these crops.
+        mel_share: how much of its weight the mel loss has at this step. It starts small: a network that may first please
+            the magnitudes settles on a phase of its own and takes very long to leave it.
+    """
+
+    samples: torch.Tensor
+    noise: torch.Tensor
+    judged: list[tuple[int, int]]
+    judged_samples: int
+    mel_share: float = 1.0
+
+    def crops(self, samples: torch.Tensor) -> torch.Tensor:
+        return torch.stack([samples[item, start : start + self.judged_samples] for item, start in self.judged])
+
+
+class AutoencoderStep:
+    """Two players and their optimizers; calling it with a batch makes one step and returns the losses by name."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        autoencoder: nn.Module,
+        discriminator: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        spectral_loss: MultiScaleSpectralLoss,
+        weights: LossWeights,
+        max_grad_norm: float,
+    ):
+        self.accelerator, self.autoencoder, self.discriminator = accelerator, autoencoder, discriminator
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.spectral_loss, self.weights, self.max_grad_norm = spectral_loss, weights, max_grad_norm
+        self.skipped = 0  # updates left out because a gradient was not finite
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        estimate = self.autoencoder(batch.samples[:, None], noise=batch.noise).audio_values[:, 0].float()
+        losses = {}
+        if batch.judged:
+            real, fake = batch.crops(batch.samples), batch.crops(estimate)
+
+            # 1. the discriminators learn to tell real from decoded
+            self.discriminator.requires_grad_(True)
+            real_scores, _ = self.discriminator(real)
+            fake_scores, _ = self.discriminator(fake.detach())
+            losses["discriminator"] = discriminator_loss(real_scores, fake_scores)
+            losses["discriminator_grad_norm"] = self.update(
+                losses["discriminator"], self.discriminator, self.discriminator_optimizer
+            )
+
+            # 2. the autoencoder is judged by the updated discriminators, which get no gradient from it
+            self.discriminator.requires_grad_(False)
+            with torch.no_grad():
+                _, real_features = self.discriminator(real)
+            fake_scores, fake_features = self.discriminator(fake)
+            losses["adversarial"] = adversarial_loss(fake_scores)
+            losses["feature_matching"] = feature_matching_loss(real_features, fake_features)
+
+        losses["mel"], losses["complex_spectrum"] = self.spectral_loss(estimate, batch.samples)
+        losses["waveform"] = (estimate - batch.samples).abs().mean()
+        weights = vars(self.weights) | {"mel": self.weights.mel * batch.mel_share}
+        losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
+        losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def update(self, loss: torch.Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """One optimizer step on `loss`, skipped and counted when the gradient is not finite. Returns the gradient norm."""
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(module.parameters(), self.max_grad_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            self.skipped += 1
+        return norm

@@ -1,0 +1,1 @@
+"""Metrics for the `evaluate` library, one folder each: `evaluate.load("training/metrics/pesq")`."""
