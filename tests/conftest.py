@@ -1,0 +1,18 @@
+import os
+
+import pytest
+import torch
+
+
+# Nothing here needs a hub, and no test may wait for one.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The tensors of these tests are so small that threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_in_every_test():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

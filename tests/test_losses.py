@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+from f3_training.losses import (
+    MultiScaleSpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
+
+
+@pytest.fixture
+def loss():
+    return MultiScaleSpectralLoss(sampling_rate=16_000)
+
+
+def tone(hertz: float, phase: float = 0.0) -> torch.Tensor:
+    return 0.3 * torch.sin(2 * math.pi * hertz * torch.arange(8000) / 16_000 + phase)[None]
+
+
+def test_equal_signals_have_no_distance(loss):
+    mel, complex_spectrum = loss(tone(440), tone(440))
+    assert mel.item() == 0 and complex_spectrum.item() == 0
+
+
+def test_only_the_complex_distance_hears_the_phase(loss):
+    mel, complex_spectrum = loss(tone(440, phase=math.pi), tone(440))
+    _, complex_of_other_pitch = loss(tone(880), tone(440))
+    assert mel.item() < 0.02
+    assert complex_spectrum.item() > 0.5 * complex_of_other_pitch.item()
+
+
+def test_silence_has_finite_gradients(loss):
+    estimate = torch.zeros(2, 4096, requires_grad=True)
+    mel, complex_spectrum = loss(estimate, torch.zeros(2, 4096))
+    (mel + complex_spectrum).backward()
+    assert torch.isfinite(estimate.grad).all()
+
+
+def test_gradient_steps_recover_a_waveform(loss):
+    target = tone(300) + tone(710)
+    estimate = (target + 0.1 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    before = sum(loss(estimate, target)).item()
+    optimizer = torch.optim.Adam([estimate], lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(loss(estimate, target)).backward()
+        optimizer.step()
+    assert sum(loss(estimate, target)).item() < 0.8 * before
+
+
+def test_perfect_discriminator_has_no_loss_and_a_fooled_one_has():
+    right, wrong = [torch.full((2, 1, 4, 4), 2.0)], [torch.full((2, 1, 4, 4), -2.0)]
+    assert discriminator_loss(right, wrong).item() == 0
+    assert discriminator_loss(wrong, right).item() == 6
+    assert adversarial_loss(right).item() < adversarial_loss(wrong).item()
+
+
+def test_feature_matching_of_a_batch_is_the_mean_over_its_items():
+    generator = torch.Generator().manual_seed(0)
+    real = [[torch.randn(4, 3, 5, 5, generator=generator) * torch.arange(1, 5).view(4, 1, 1, 1)]]
+    fake = [[torch.randn(4, 3, 5, 5, generator=generator)]]
+    halves = [
+        feature_matching_loss([[real[0][0][part]]], [[fake[0][0][part]]]).item() for part in (slice(2), slice(2, 4))
+    ]
+    assert feature_matching_loss(real, fake).item() == pytest.approx(sum(halves) / 2, rel=1e-6)
+    assert feature_matching_loss(real, real).item() == 0

@@ -1,0 +1,52 @@
+import json
+
+from f3_training.model_card import render, speed_section, training_section
+from tiny import tiny_model
+
+
+TRAINING = {
+    "arguments": {"batch_size": 8, "crop_seconds": 1.28, "init_from": None, "seed": 0},
+    "steps": 70,
+    "processes": 1,
+    "minutes": 12.4,
+    "cores": 2,
+    "processor": "x86_64",
+    "history": [{"step": 50, "minutes": 9.0, "mel": 0.5}, {"step": 70, "minutes": 12.4, "mel": 0.25, "pesq": 1.5}],
+}
+BENCHMARK = {
+    "conditions": {"threads": 2},
+    "codecs": {
+        "F3 nano": {"parameters": 5e6, "sampling_rate": 16_000, "ms_per_second": 10.0},
+        "EnCodec": {"parameters": 15e6, "sampling_rate": 24_000, "ms_per_second": 75.0},
+    },
+    "ratios": {"F3 nano": 7.5},
+}
+
+
+def test_training_figures_come_from_the_record_and_gaps_stay_empty():
+    text = training_section(TRAINING)
+    assert "70 steps of 10.2 s" in text and "12 minutes" in text
+    assert "| 50 | 9 | 0.500 |  |" in text and "| 70 | 12 | 0.250 | 1.500 |" in text
+
+
+def test_speed_table_is_sorted_by_speed_and_names_its_conditions():
+    text = speed_section(BENCHMARK)
+    assert text.index("F3 nano") < text.index("EnCodec") and "threads 2" in text and "7.50 times" in text
+
+
+def test_a_card_has_hub_metadata_and_every_section(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    evaluation = {
+        "conditions": {
+            "model": "m", "parameters": 1000, "latent_rate_hz": 25, "latent_dim": 4, "sampling_rate": 800, "items": 1,
+            "seconds": 2.0, "dataset": "d", "split": "test", "seed": 0, "skipped": {}, "device": "cpu", "threads": 2,
+            "model_seconds_per_second": 0.01,
+        },
+        "by_kind": {}, "by_source": {}, "by_language": {}, "noise": [],
+    }  # fmt: skip
+    text = render(tmp_path, TRAINING, json.loads(json.dumps(evaluation)), BENCHMARK)
+    assert text.startswith("---\nlibrary_name: transformers\nlicense: apache-2.0")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Use", "## Training", "## Reconstruction of held-out recordings", "## Speed", "## Limits",
+    ]  # fmt: skip

@@ -1,0 +1,20 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_python_of_the_readme_runs_from_top_to_bottom():
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    checks = "assert inputs['input_values'].shape[-1] == len(waveform) and encoded.latents.shape[-1] == 64\n"
+    script = "\n".join([*snippets, checks])
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert len(snippets) == 2 and done.returncode == 0, done.stderr
+
+
+def test_every_file_the_readme_names_exists():
+    named = re.findall(r"`((?:tests|model_cards|training)/[\w./-]+)`", (ROOT / "README.md").read_text())
+    assert named and not [name for name in named if not (ROOT / name).exists()]
