@@ -32,12 +32,10 @@ $(VENV)/.ready-for-demo: pyproject.toml requirements-tested.txt
 
 $(VENV)/.ready: $(VENV)/.ready-for-demo
 	$(INSTALL) --editable ".[training,evaluation,test]"
-	# Resemblyzer asks for webrtcvad, which only compiles beside an old setuptools; webrtcvad-wheels, the same module
-	# ready to use, comes with the extra `evaluation`.
-	$(INSTALL) --no-deps resemblyzer
 	# The newest torchaudio is built for CUDA. Beside a CPU build of torch its native extension cannot be loaded, and
 	# since transformers imports torchaudio wherever it is installed, `import transformers` would fail with it. Without
-	# that file torchaudio goes on with its Python code, which is all that the evaluation needs.
+	# that file torchaudio goes on with its Python code. Our packages do not need it; the tests compare with it.
+	$(INSTALL) --no-deps torchaudio
 	if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is not None)"; then \
 		rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/_torchaudio.abi3.so; \
 	fi

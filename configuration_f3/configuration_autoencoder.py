@@ -127,7 +127,9 @@ class F3AutoencoderConfig(HubCodeMixin, PreTrainedConfig):
 
     def _validate_tables(self):
         window, hop = self.stft_window, self.stft_hop
-        _require(window % hop == 0 and window >= 2 * hop, f"stft_window ({window}) must be 2, 3, ... x stft_hop ({hop})")
+        _require(
+            window % hop == 0 and window >= 2 * hop, f"stft_window ({window}) must be 2, 3, ... x stft_hop ({hop})"
+        )
         _require(window % 2 == 0, f"stft_window must be even, got {window}")
         _require(
             len(self.stem_kernel) == 2 and min(self.stem_kernel) >= 1 and self.stem_kernel[1] >= self.stem_stride,

@@ -9,6 +9,7 @@ from .streaming_state import F3StreamingState
 
 ACTIVATIONS = {"elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU}
 
+
 class DownStage(nn.Module):
     """[B, C, T, F] to [B, C', T / time stride, F / frequency stride]: a residual branch beside a shortcut."""
 

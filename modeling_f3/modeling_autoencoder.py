@@ -116,8 +116,7 @@ class F3AutoencoderDecoder(nn.Module):
             config.hidden_act,
         )
         self.stages = nn.ModuleList(
-            UpStage(width, row, config.hidden_act, config.shortcut)
-            for width, row in zip(widths, config.decoder_stages)
+            UpStage(width, row, config.hidden_act, config.shortcut) for width, row in zip(widths, config.decoder_stages)
         )
         self.act = ACTIVATIONS[config.hidden_act]()
         self.head = CausalConv2d(widths[-1], 2 * config.stem_stride, (config.stem_kernel[0], head_bins(config)))
@@ -254,7 +253,9 @@ class F3AutoencoderModel(F3AutoencoderPreTrainedModel):
         samples = input_values[:, 0].float()
         samples = torch.cat([state.recall("pending", samples, 0, dim=1), samples], dim=1)
         ready = samples.shape[1] // self.config.hop_length * self.config.hop_length
-        samples, rest = (self._pad_to_hop(samples), samples[:, :0]) if flush else (samples[:, :ready], samples[:, ready:])
+        samples, rest = (
+            (self._pad_to_hop(samples), samples[:, :0]) if flush else (samples[:, :ready], samples[:, ready:])
+        )
         if samples.shape[1] > 0:
             latents = self.normalize(self.encoder(samples, state))
         else:

@@ -2,7 +2,7 @@
 Stage 0: trains the autoencoder on any dataset of sounds.
 
     python -m f3_training.autoencoder --dataset data/f3mix --output_dir runs/nano --preset nano --max_steps 20000
-    accelerate launch --cpu --num_processes 2 -m f3_training.autoencoder ...          # or any Accelerate configuration
+    torchrun --nproc_per_node 2 -m f3_training.autoencoder ...      # several processes; or `accelerate launch` on GPUs
 
 It stops after `--max_steps`, or earlier after `--max_minutes`, and always leaves `output_dir/model`, a `save_pretrained`
 folder with the averaged weights; started again with the same `--output_dir` it goes on where it stopped.
@@ -51,6 +51,7 @@ class AutoencoderArguments:
     max_grad_norm: float = 50.0
     ema_decay: float = field(default=0.999, metadata={"help": "of the averaged weights, which are the ones kept"})
     mixed_precision: str = field(default="bf16", metadata={"help": "bf16, fp16 or no; losses are always fp32"})
+    logging_steps: int = 10
     evaluation_steps: int = 500
     evaluation_items: int = 16
     save_steps: int = 500

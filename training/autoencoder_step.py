@@ -62,8 +62,9 @@ class AutoencoderStep:
         self.skipped = 0  # updates left out because a gradient was not finite
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        estimate = self.autoencoder(batch.samples[:, None], noise=batch.noise).audio_values[:, 0].float()
-        losses = {}
+        output = self.autoencoder(batch.samples[:, None], noise=batch.noise)
+        estimate = output.audio_values[:, 0].float()
+        losses = self.latent_losses(output.latents)
         if batch.judged:
             real, fake = batch.crops(batch.samples), batch.crops(estimate)
 
@@ -90,6 +91,10 @@ class AutoencoderStep:
         losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
         losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def latent_losses(self, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """None: normalisation and noise replace them. Bottlenecks of other kinds have some."""
+        return {}
 
     def update(self, loss: torch.Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """One optimizer step on `loss`, skipped and counted when the gradient is not finite. Returns the gradient norm."""

@@ -31,9 +31,14 @@ MEL_SHARE = 0.1  # of the weight of the mel loss at the first step
 
 
 class AutoencoderTrainer:
-    """Trains an autoencoder as [`~f3_training.autoencoder.AutoencoderArguments`] say."""
+    """
+    Trains an autoencoder as [`~f3_training.autoencoder.AutoencoderArguments`] say, on a new model of `config` or else of
+    the arguments' preset.
+    """
 
-    def __init__(self, arguments):
+    model_class = F3AutoencoderModel
+
+    def __init__(self, arguments, config: F3AutoencoderConfig | None = None):
         self.started = time.monotonic()
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
@@ -45,7 +50,7 @@ class AutoencoderTrainer:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         torch.manual_seed(arguments.seed)  # initial weights
-        model = self._initial_model()
+        model = self._initial_model(config)
         self.config = model.config
         self.average = copy.deepcopy(model).eval().requires_grad_(False).to(self.accelerator.device)
         self.step = 0
@@ -65,7 +70,7 @@ class AutoencoderTrainer:
         while self.step < arguments.max_steps and not self._out_of_time():
             losses = self._one_step(next(batches).to(accelerator.device))
             progress.update()
-            if self.step % 10 == 0:
+            if self.step % arguments.logging_steps == 0:
                 self._log(losses, progress)
             if held_out and self.step % arguments.evaluation_steps == 0:
                 self._evaluate(held_out)
@@ -104,9 +109,9 @@ class AutoencoderTrainer:
         first = self.accelerator.process_index * arguments.batch_size
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + self.step)
         frames = -(-samples.shape[1] // self.config.hop_length)
-        gamma = self.config.noise_scale * min(1.0, self.step / max(1, arguments.noise_ramp_steps))
-        shape = (size, frames, self.config.latent_dim)
-        noise = draw_noise(shape, gamma, self.config.clean_probability, generator)[first : first + arguments.batch_size]
+        noise = self._draw_noise((size, frames, self.config.latent_dim), generator)[
+            first : first + arguments.batch_size
+        ]
         judged_samples = int(samples.shape[1] * arguments.judged_share)
         starts = torch.randint(0, samples.shape[1] - judged_samples + 1, (size,), generator=generator).tolist()
         judging = self.step >= arguments.discriminator_start and self.step % arguments.discriminator_every == 0
@@ -116,31 +121,39 @@ class AutoencoderTrainer:
         mel_share = min(1.0, MEL_SHARE + self.step / max(1, arguments.mel_ramp_steps))
         return Batch(samples, noise.to(samples.device), judged, judged_samples, mel_share)
 
+    def _draw_noise(self, shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+        """alpha * e of Eq. 2, with a gamma that rises."""
+        gamma = self.config.noise_scale * min(1.0, self.step / max(1, self.arguments.noise_ramp_steps))
+        return draw_noise(shape, gamma, self.config.clean_probability, generator)
+
     def _average_weights(self) -> None:
         """Exponential moving average; the first steps average over what there is."""
         decay = min(self.arguments.ema_decay, (1 + self.step) / (10 + self.step))
         current = self.accelerator.unwrap_model(self.updates.autoencoder).parameters()
         torch._foreach_lerp_(list(self.average.parameters()), [weight.detach() for weight in current], 1 - decay)
 
-    def _initial_model(self) -> F3AutoencoderModel:
+    def _initial_model(self, config: F3AutoencoderConfig | None) -> F3AutoencoderModel:
         if self.arguments.init_from:
-            return F3AutoencoderModel.from_pretrained(self.arguments.init_from)
-        return F3AutoencoderModel(F3AutoencoderConfig.preset(self.arguments.preset))
+            return self.model_class.from_pretrained(self.arguments.init_from)
+        return self.model_class(config or F3AutoencoderConfig.preset(self.arguments.preset))
 
     def _prepare(self, model: F3AutoencoderModel) -> AutoencoderStep:
         arguments = self.arguments
         discriminator = MultiScaleDiscriminator(channels=arguments.discriminator_channels)
         optimizer = MuonWithAdamW(
-            *hidden_matrices(model, ends=("stem", "head")), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
+            *hidden_matrices(model, ends=("stem", "head")),
+            lr=arguments.learning_rate,
+            weight_decay=arguments.weight_decay,
         )
         discriminator_optimizer = torch.optim.AdamW(
             discriminator.parameters(), lr=arguments.discriminator_learning_rate, betas=(0.8, 0.99)
         )
         prepared = self.accelerator.prepare(model.train(), discriminator.train(), optimizer, discriminator_optimizer)
         spectral_loss = MultiScaleSpectralLoss(self.config.sampling_rate).to(self.accelerator.device)
-        return AutoencoderStep(
-            self.accelerator, *prepared, spectral_loss, LossWeights(), max_grad_norm=arguments.max_grad_norm
-        )
+        return self._step(*prepared, spectral_loss)
+
+    def _step(self, *parts) -> AutoencoderStep:
+        return AutoencoderStep(self.accelerator, *parts, LossWeights(), max_grad_norm=self.arguments.max_grad_norm)
 
     def _batches(self) -> DataLoader:
         """A worker process decodes ahead; it is told where to begin, so nothing about it needs to be saved."""

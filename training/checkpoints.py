@@ -56,7 +56,9 @@ def save_checkpoint(
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The complete checkpoint with the most steps."""
-    found = [(int(match[1]), path) for path in output_dir.glob("checkpoint-*") if (match := CHECKPOINT.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in output_dir.glob("checkpoint-*") if (match := CHECKPOINT.fullmatch(path.name))
+    ]
     return max(found)[1] if found else None
 
 

@@ -48,7 +48,9 @@ class HeldOut:
             encoded = model.encode(original[None, None])
             noise = NOISE * torch.randn(encoded.latents.shape, generator=generator).to(model.device)
             decoded = model.decode(**encoded).audio_values[0, 0]
-            noisy = model.decode(encoded.latents + noise, encoded.latents_mask, encoded.audio_lengths).audio_values[0, 0]
+            noisy = model.decode(encoded.latents + noise, encoded.latents_mask, encoded.audio_lengths).audio_values[
+                0, 0
+            ]
             mel, complex_spectrum = self.spectral_loss.to(model.device)(decoded[None], original[None])
             figures = {"mel": lambda: mel.item(), "complex_spectrum": lambda: complex_spectrum.item()}
             figures["pesq"] = lambda: pesq_wideband(*_arrays(original, decoded), self.sampling_rate)

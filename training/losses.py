@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from modeling_f3.spectrogram import compress
+from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
 
@@ -39,7 +39,9 @@ class MultiScaleSpectralLoss(nn.Module):
                 wanted = stft(target, window, taper)
             mel.append(F.l1_loss(*(log_mel(parts, getattr(self, f"mel_{window}")) for parts in (estimated, wanted))))
             if window in COMPLEX_WINDOWS:
-                complex_.append(F.l1_loss(*(compress(parts, COMPLEX_EXPONENT, -1, 1e-8) for parts in (estimated, wanted))))
+                complex_.append(
+                    F.l1_loss(*(compress(parts, COMPLEX_EXPONENT, -1, 1e-8) for parts in (estimated, wanted)))
+                )
         return torch.stack(mel).mean(), torch.stack(complex_).mean()
 
 
