@@ -1,7 +1,10 @@
 import json
 
-from f3_training.model_card import render, speed_section, training_section
-from tiny import tiny_model
+import torch
+from f3_training.model_card import render, speed_section, training_section, write_weights
+from modeling_f3 import F3AutoencoderModel
+from safetensors.torch import load_file
+from tiny import noise, tiny_feature_extractor, tiny_model
 
 
 TRAINING = {
@@ -21,6 +24,20 @@ BENCHMARK = {
     },
     "ratios": {"F3 nano": 7.5},
 }
+
+
+def test_published_weights_take_half_the_room_and_load_in_fp32(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "trained")
+    tiny_feature_extractor().save_pretrained(tmp_path / "trained")
+    write_weights(tmp_path / "trained", tmp_path / "published")
+    stored = load_file(tmp_path / "published" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    published = F3AutoencoderModel.from_pretrained(tmp_path / "published").eval()
+    assert {parameter.dtype for parameter in published.parameters()} == {torch.float32}
+    audio = noise(1, 1, 800)
+    torch.testing.assert_close(published.encode(audio).latents, model.encode(audio).latents, atol=2e-2, rtol=0)
+    assert (tmp_path / "published" / "preprocessor_config.json").is_file()
 
 
 def test_training_figures_come_from_the_record_and_gaps_stay_empty():

@@ -110,7 +110,7 @@ def ablate(arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
             max_steps=arguments.max_steps,
             decay_steps=arguments.max_steps // 3,
             noise_ramp_steps=arguments.max_steps // 3,
-            mel_ramp_steps=arguments.max_steps // 3,
+            magnitude_ramp_steps=arguments.max_steps // 3,
             discriminator_start=arguments.max_steps,  # reconstruction losses alone
             batch_size=arguments.batch_size,
             learning_rate=arguments.learning_rate,

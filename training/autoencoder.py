@@ -40,7 +40,7 @@ class AutoencoderArguments:
     discriminator_start: int = field(default=10_000, metadata={"help": "first step with discriminators"})
     discriminator_every: int = field(default=2, metadata={"help": "steps between updates of the discriminators"})
     noise_ramp_steps: int = field(default=3000, metadata={"help": "steps in which gamma of Eq. 2 rises to its value"})
-    mel_ramp_steps: int = field(default=2000, metadata={"help": "steps in which the mel loss rises to its weight"})
+    magnitude_ramp_steps: int = field(default=2000, metadata={"help": "steps in which losses without phase rise"})
     batch_size: int = field(default=16, metadata={"help": "crops per process"})
     crop_seconds: float = 1.28
     judged_share: float = field(default=0.5, metadata={"help": "share of batch and crop shown to the discriminators"})

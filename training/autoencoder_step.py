@@ -14,8 +14,9 @@ class LossWeights:
     """Weights of the autoencoder's loss; the names are those of the log."""
 
     mel: float = 15.0
-    complex_spectrum: float = 120.0
-    waveform: float = 60.0
+    complex_spectrum: float = 45.0
+    magnitude_spectrum: float = 30.0
+    waveform: float = 15.0
     adversarial: float = 1.0
     feature_matching: float = 5.0
 
@@ -28,15 +29,15 @@ class Batch:
         noise: [B, T, D], alpha * e of Eq. 2.
         judged: (item, first sample) of each crop that the discriminators see; empty for a step without them.
         judged_samples: length of these crops.
-        mel_share: how much of its weight the mel loss has at this step. It starts small: a network that may first please
-            the magnitudes settles on a phase of its own and takes very long to leave it.
+        magnitude_share: how much of their weights the losses that don't see the phase have at this step. It starts small:
+            a network that may first please the magnitudes settles on a phase of its own and takes very long to leave it.
     """
 
     samples: torch.Tensor
     noise: torch.Tensor
     judged: list[tuple[int, int]]
     judged_samples: int
-    mel_share: float = 1.0
+    magnitude_share: float = 1.0
 
     def crops(self, samples: torch.Tensor) -> torch.Tensor:
         return torch.stack([samples[item, start : start + self.judged_samples] for item, start in self.judged])
@@ -85,9 +86,10 @@ class AutoencoderStep:
             losses["adversarial"] = adversarial_loss(fake_scores)
             losses["feature_matching"] = feature_matching_loss(real_features, fake_features)
 
-        losses["mel"], losses["complex_spectrum"] = self.spectral_loss(estimate, batch.samples)
+        losses |= self.spectral_loss(estimate, batch.samples)
         losses["waveform"] = (estimate - batch.samples).abs().mean()
-        weights = vars(self.weights) | {"mel": self.weights.mel * batch.mel_share}
+        shares = dict.fromkeys(("mel", "magnitude_spectrum"), batch.magnitude_share)
+        weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}
         losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
         losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)
         return {name: loss.detach() for name, loss in losses.items()}

@@ -27,7 +27,7 @@ from .losses import MultiScaleSpectralLoss
 from .muon import MuonWithAdamW, hidden_matrices
 
 
-MEL_SHARE = 0.1  # of the weight of the mel loss at the first step
+MAGNITUDE_SHARE = 0.03  # of the weights of the losses without phase at the first step
 
 
 class AutoencoderTrainer:
@@ -118,8 +118,8 @@ class AutoencoderTrainer:
         # every n-th item of the process, so that two processes show what one with the double batch shows
         items = range(0, arguments.batch_size, round(1 / arguments.judged_share)) if judging else ()
         judged = [(item, starts[first + item]) for item in items]
-        mel_share = min(1.0, MEL_SHARE + self.step / max(1, arguments.mel_ramp_steps))
-        return Batch(samples, noise.to(samples.device), judged, judged_samples, mel_share)
+        share = min(1.0, MAGNITUDE_SHARE + self.step / max(1, arguments.magnitude_ramp_steps))
+        return Batch(samples, noise.to(samples.device), judged, judged_samples, share)
 
     def _draw_noise(self, shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
         """alpha * e of Eq. 2, with a gamma that rises."""
@@ -189,7 +189,16 @@ class AutoencoderTrainer:
         means["skipped_updates"] = self.updates.skipped
         means["learning_rate"] = self.arguments.learning_rate * self.learning_rate_factor()
         self.accelerator.log({f"train/{name}": value for name, value in means.items()}, step=self.step)
-        shown = ("mel", "complex_spectrum", "waveform", "adversarial", "feature_matching", "discriminator", "grad_norm")
+        shown = (
+            "mel",
+            "complex_spectrum",
+            "magnitude_spectrum",
+            "waveform",
+            "adversarial",
+            "feature_matching",
+            "discriminator",
+            "grad_norm",
+        )
         progress.set_postfix({name: f"{means[name]:.3f}" for name in shown if name in means}, refresh=False)
 
     def _evaluate(self, held_out: HeldOut) -> None:

@@ -6,7 +6,8 @@ from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 
 from .audio_dataset import decode_audio, load_audio_dataset
 from .losses import MultiScaleSpectralLoss, log_mel, stft
-from .reconstruction_metrics import UndefinedScoreError, pesq_wideband, stoi
+from .reconstruction_metrics import pesq_wideband, stoi
+from .reconstruction_scores import Scores
 
 
 NOISE = 0.5  # alpha of the robustness figure
@@ -44,24 +45,20 @@ class HeldOut:
         collected: dict[str, list[float]] = {}
         generator = torch.Generator().manual_seed(0)
         for clip in self.clips:
-            original = clip.to(model.device)
-            encoded = model.encode(original[None, None])
+            encoded = model.encode(clip[None, None].to(model.device))
             noise = NOISE * torch.randn(encoded.latents.shape, generator=generator).to(model.device)
-            decoded = model.decode(**encoded).audio_values[0, 0]
-            noisy = model.decode(encoded.latents + noise, encoded.latents_mask, encoded.audio_lengths).audio_values[
-                0, 0
-            ]
-            mel, complex_spectrum = self.spectral_loss.to(model.device)(decoded[None], original[None])
-            figures = {"mel": lambda: mel.item(), "complex_spectrum": lambda: complex_spectrum.item()}
-            figures["pesq"] = lambda: pesq_wideband(*_arrays(original, decoded), self.sampling_rate)
-            figures["stoi"] = lambda: stoi(*_arrays(original, decoded), self.sampling_rate)
-            figures[f"stoi_noise_{NOISE}"] = lambda: stoi(*_arrays(original, noisy), self.sampling_rate)
-            for name, figure in figures.items():
-                try:
-                    collected.setdefault(name, []).append(figure())
-                except UndefinedScoreError:
-                    pass
-        return {name: float(np.mean(values)) for name, values in collected.items() if values}
+            decoded = model.decode(**encoded).audio_values[0, 0].cpu()
+            noisy = model.decode(encoded.latents + noise, encoded.latents_mask, encoded.audio_lengths)
+            distances = self.spectral_loss(decoded[None], clip[None])
+            scores = Scores({name: distance.item() for name, distance in distances.items()})
+            scores.add("pesq", pesq_wideband, clip.numpy(), decoded.numpy(), self.sampling_rate)
+            scores.add("stoi", stoi, clip.numpy(), decoded.numpy(), self.sampling_rate)
+            noisy_samples = noisy.audio_values[0, 0].cpu().numpy()
+            scores.add(f"stoi_noise_{NOISE}", stoi, clip.numpy(), noisy_samples, self.sampling_rate)
+            for name, value in scores.values.items():
+                if value is not None:
+                    collected.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in collected.items()}
 
     @torch.inference_mode()
     def show(self, model: F3AutoencoderModel, writer, step: int, items: int = 2) -> None:
@@ -78,7 +75,3 @@ def picture_of(samples: torch.Tensor, window: int = 512) -> torch.Tensor:
     identity = torch.eye(window // 2 + 1)
     magnitude = log_mel(stft(samples[None], window, torch.hann_window(window)), identity)[0]
     return (magnitude.T.flip(0) + 5).div(6).clamp(0, 1)
-
-
-def _arrays(*waveforms: torch.Tensor) -> list[np.ndarray]:
-    return [waveform.cpu().numpy() for waveform in waveforms]

@@ -14,9 +14,13 @@ COMPLEX_EXPONENT = 0.3
 
 class MultiScaleSpectralLoss(nn.Module):
     """
-    Two distances from one set of STFTs (hop = window / 4): the L1 distance of log10 mel magnitudes, and the L1 distance
-    of power-compressed complex spectra. The second is the only reconstruction loss that sees the phase: without it, phase
-    is learned from the discriminators alone, which small models never manage.
+    Three distances from one set of STFTs (hop = window / 4), each an L1 distance averaged over its windows:
+
+    - `mel`: log10 mel magnitudes.
+    - `complex_spectrum`: power-compressed complex spectra. The only one that sees the phase: without it, phase is learned
+      from the discriminators alone, which small models never manage.
+    - `magnitude_spectrum`: moduli of the same spectra, bin by bin. It keeps the energy where the phase can't be predicted
+      and the complex distance alone would shrink it, and spreads it where a mel band would take it all in one bin.
     """
 
     def __init__(self, sampling_rate: int, num_mels: int = 64):
@@ -29,20 +33,25 @@ class MultiScaleSpectralLoss(nn.Module):
             self.register_buffer(f"mel_{window}", torch.from_numpy(filters).float(), persistent=False)
             self.register_buffer(f"taper_{window}", torch.hann_window(window), persistent=False)
 
-    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mel and complex distance of [B, N] samples, each averaged over its windows."""
-        mel, complex_ = [], []
+    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The distances of [B, N] samples by name."""
+        distances = {"mel": [], "complex_spectrum": [], "magnitude_spectrum": []}
         for window in MEL_WINDOWS:
-            taper = getattr(self, f"taper_{window}")
+            taper, filters = getattr(self, f"taper_{window}"), getattr(self, f"mel_{window}")
             estimated = stft(estimate, window, taper)
             with torch.no_grad():
                 wanted = stft(target, window, taper)
-            mel.append(F.l1_loss(*(log_mel(parts, getattr(self, f"mel_{window}")) for parts in (estimated, wanted))))
+            distances["mel"].append(F.l1_loss(log_mel(estimated, filters), log_mel(wanted, filters)))
             if window in COMPLEX_WINDOWS:
-                complex_.append(
-                    F.l1_loss(*(compress(parts, COMPLEX_EXPONENT, -1, 1e-8) for parts in (estimated, wanted)))
-                )
-        return torch.stack(mel).mean(), torch.stack(complex_).mean()
+                estimated, wanted = (compress(parts, COMPLEX_EXPONENT, -1, 1e-8) for parts in (estimated, wanted))
+                distances["complex_spectrum"].append(F.l1_loss(estimated, wanted))
+                distances["magnitude_spectrum"].append(F.l1_loss(modulus(estimated), modulus(wanted)))
+        return {name: torch.stack(values).mean() for name, values in distances.items()}
+
+
+def modulus(parts: torch.Tensor) -> torch.Tensor:
+    """Magnitudes of (real, imaginary) pairs in the last dimension, with a gradient at zero."""
+    return (parts.square().sum(-1) + 1e-8).sqrt()
 
 
 def stft(samples: torch.Tensor, window: int, taper: torch.Tensor) -> torch.Tensor:
