@@ -48,8 +48,8 @@ with torch.inference_mode():
 ```"""
 
 
-def render(model_dir: Path, training: dict, evaluation: dict, benchmark: dict) -> str:
-    """The text of the card."""
+def render(model_dir: Path, training: dict, evaluation: dict, benchmark: dict, history_note: str = "") -> str:
+    """The text of the card; `history_note` tells what the record of the training does not."""
     config = F3AutoencoderConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
     sections = [
@@ -59,7 +59,7 @@ def render(model_dir: Path, training: dict, evaluation: dict, benchmark: dict) -
         f"but for {1000 * config.decoder_lookahead / config.frame_rate:g} ms in the decoder, no KL term: latents are "
         f"normalised per frame (Eq. 1) and the decoder learned from noisy ones (Eq. 2, gamma = {config.noise_scale:g}).",
         "## Use\n\n" + USAGE.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim),
-        "## Training\n\n" + training_section(training),
+        "## Training\n\n" + "\n\n".join(filter(None, (training_section(training), history_note))),
         "## Reconstruction of held-out recordings\n\n" + markdown(evaluation).split("\n", 2)[2].strip(),
         "![original and reconstructed spectrograms](spectrograms.png)",
         "## Speed\n\n" + speed_section(benchmark),
@@ -121,12 +121,12 @@ def write_weights(source: Path, model_dir: Path) -> None:
     F3FeatureExtractor.from_pretrained(source).save_pretrained(model_dir)
 
 
-def write_card(model_dir: Path, training: Path, evaluation: Path, benchmark: Path) -> None:
+def write_card(model_dir: Path, training: Path, evaluation: Path, benchmark: Path, history_note: str) -> None:
     """README.md and its pictures."""
     for picture in sorted(evaluation.glob("*.png")):
         shutil.copy(picture, model_dir / picture.name)
     records = [json.loads(path.read_text()) for path in (training, evaluation / "metrics.json", benchmark)]
-    (model_dir / "README.md").write_text(render(model_dir, *records), encoding="utf-8")
+    (model_dir / "README.md").write_text(render(model_dir, *records, history_note), encoding="utf-8")
 
 
 def main() -> None:
@@ -140,6 +140,7 @@ def main() -> None:
     card.add_argument("model_dir", type=Path)
     for record in ("training", "evaluation", "benchmark"):
         card.add_argument(f"--{record}", type=Path, required=True)
+    card.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
     card.set_defaults(run=write_card)
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)

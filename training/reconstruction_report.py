@@ -210,7 +210,7 @@ def plot_spectrograms(examples: list[tuple[str, str, np.ndarray, np.ndarray]], r
         row[0].set_ylabel("Hz")
     for axis in axes[-1]:
         axis.set_xlabel("s")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
 
 
 def plot_noise(curve: list[dict], path: Path) -> None:
@@ -230,4 +230,4 @@ def plot_noise(curve: list[dict], path: Path) -> None:
         axis.set_xlabel("noise level α")
         axis.set_ylabel(COLUMNS[name][0])
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
