@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 from datasets import load_dataset
-from f3_training import prepare_data
+from f3_training import debian_packages, prepare_data
 from f3_training.audio_sources import (
     SOURCES,
-    Package,
     Source,
     Utterance,
     parse_asterisk,
@@ -29,6 +28,7 @@ from f3_training.audio_sources import (
     parse_tuxpaint_effects,
     parse_zip,
 )
+from f3_training.debian_packages import Package
 
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the test packages")
@@ -90,32 +90,32 @@ def planned_splits(sources, tmp_path):
 @needs_dpkg
 def test_cached_package_is_unpacked_once_and_never_downloaded(tmp_path, monkeypatch):
     package = build_package(tmp_path / "cache", "beeps", {"sounds/a.wav": encode_noise()})
-    monkeypatch.setattr(prepare_data, "_download", lambda *_: pytest.fail("downloaded a cached package"))
-    folder = prepare_data.unpack(package, tmp_path / "cache")
+    monkeypatch.setattr(debian_packages, "_download", lambda *_: pytest.fail("downloaded a cached package"))
+    folder = debian_packages.unpack(package, tmp_path / "cache")
     assert (folder / "sounds/a.wav").is_file()
     marker = folder / "kept"
     marker.touch()
-    assert prepare_data.unpack(package, tmp_path / "cache") == folder and marker.exists()
+    assert debian_packages.unpack(package, tmp_path / "cache") == folder and marker.exists()
 
 
 def test_checksum_mismatch_names_the_package(tmp_path):
     package = Package("beeps", "1-1", "0" * 64)
     write(tmp_path / package.file_name, b"something else")
-    with pytest.raises(prepare_data.PackageCorruptError, match="beeps: sha256 .* Delete the file"):
-        prepare_data.fetch(package, tmp_path)
+    with pytest.raises(debian_packages.PackageCorruptError, match="beeps: sha256 .* Delete the file"):
+        debian_packages.fetch(package, tmp_path)
 
 
 def test_machine_without_apt_is_told_which_file_to_bring(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(prepare_data.PackageUnavailableError, match=r"beeps: apt-get .* put beeps_1%3a2-3_all.deb"):
-        prepare_data.fetch(Package("beeps", "1:2-3", ""), tmp_path)
+    with pytest.raises(debian_packages.PackageUnavailableError, match=r"beeps: apt-get .* put beeps_1%3a2-3_all.deb"):
+        debian_packages.fetch(Package("beeps", "1:2-3", ""), tmp_path)
 
 
 def test_removed_package_names_version_and_fix(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 100, stdout="", stderr="E: Version '1-1' for 'beeps' was not found")
-    monkeypatch.setattr(prepare_data.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(prepare_data.PackageUnavailableError, match="beeps=1-1 .*apt-get update.* was not found"):
-        prepare_data.fetch(Package("beeps", "1-1", ""), tmp_path)
+    monkeypatch.setattr(debian_packages.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(debian_packages.PackageUnavailableError, match="beeps=1-1 .*apt-get update.* was not found"):
+        debian_packages.fetch(Package("beeps", "1-1", ""), tmp_path)
 
 
 @needs_dpkg
@@ -123,8 +123,8 @@ def test_package_that_is_no_deb_leaves_no_folder(tmp_path):
     data = b"not an archive"
     package = Package("beeps", "1-1", hashlib.sha256(data).hexdigest())
     write(tmp_path / package.file_name, data)
-    with pytest.raises(prepare_data.PackageCorruptError, match="beeps: dpkg can't unpack"):
-        prepare_data.unpack(package, tmp_path)
+    with pytest.raises(debian_packages.PackageCorruptError, match="beeps: dpkg can't unpack"):
+        debian_packages.unpack(package, tmp_path)
     assert not [path for path in (tmp_path / "unpacked").iterdir() if not path.name.startswith(".")]
 
 
@@ -330,7 +330,7 @@ def test_full_shard_is_followed_by_another(tmp_path, monkeypatch):
 @needs_dpkg
 def test_package_without_recordings_is_an_error(tmp_path):
     sources = {"empty": folder_source(tmp_path / "cache", "empty", {"readme.txt": b"moved"})}
-    with pytest.raises(prepare_data.PackageCorruptError, match="empty: no recording found"):
+    with pytest.raises(debian_packages.PackageCorruptError, match="empty: no recording found"):
         prepare_data.prepare(sources, tmp_path / "out", tmp_path / "cache")
 
 

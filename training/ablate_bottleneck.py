@@ -22,7 +22,8 @@ from .autoencoder import AutoencoderArguments
 from .autoencoder_step import AutoencoderStep, LossWeights
 from .autoencoder_trainer import AutoencoderTrainer
 from .held_out import HeldOut
-from .reconstruction_metrics import UndefinedScoreError, pesq_wideband, stoi
+from .reconstruction_metrics import pesq_wideband, stoi
+from .reconstruction_scores import Scores
 
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -68,11 +69,11 @@ class SigmaVaeTrainer(PlainTrainer):
         return SigmaVaeStep(self.accelerator, *parts, SigmaVaeWeights(), max_grad_norm=self.arguments.max_grad_norm)
 
 
-VARIANTS = {  # trainer, gamma of Eq. 2
-    "plain": (PlainTrainer, 0.0),
-    "normalised": (AutoencoderTrainer, 0.0),
-    "normalised + noise": (AutoencoderTrainer, 1.0),
-    "sigma-VAE": (SigmaVaeTrainer, 0.0),
+VARIANTS = {  # trainer, and what differs from the preset; without the noise of Eq. 2 its gamma is zero
+    "plain": (PlainTrainer, {"noise_scale": 0.0}),
+    "normalised": (AutoencoderTrainer, {"noise_scale": 0.0}),
+    "normalised + noise": (AutoencoderTrainer, {}),
+    "sigma-VAE": (SigmaVaeTrainer, {"noise_scale": 0.0}),
 }
 
 
@@ -85,24 +86,24 @@ def robustness(model: F3AutoencoderModel, held_out: HeldOut, normalised: bool) -
         curve = []
         for alpha in ALPHAS:
             generator = torch.Generator().manual_seed(0)
-            scores = {name: [] for name in SCORES}
+            records = []
             for clip, item in zip(held_out.clips, encoded):
                 noise = alpha * scale * torch.randn(item.latents.shape, generator=generator)
-                decoded = model.decode(item.latents + noise, item.latents_mask, item.audio_lengths).audio_values
+                decoded = model.decode(item.latents + noise, item.latents_mask, item.audio_lengths).audio_values[0, 0]
+                scores = Scores()
                 for name, score in SCORES.items():
-                    try:
-                        scores[name].append(score(clip.numpy(), decoded[0, 0].numpy(), held_out.sampling_rate))
-                    except UndefinedScoreError:
-                        pass
-            curve.append({"alpha": alpha, **{name: float(np.mean(values)) for name, values in scores.items()}})
+                    scores.add(name, score, clip.numpy(), decoded.numpy(), held_out.sampling_rate)
+                records.append(scores.values)
+            means = {name: np.mean([row[name] for row in records if row[name] is not None]) for name in SCORES}
+            curve.append({"alpha": alpha, **{name: float(mean) for name, mean in means.items()}})
     return curve
 
 
 def ablate(arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Trains what is not trained yet and returns the curve of every variant."""
     curves = {}
-    for name, (trainer_class, gamma) in VARIANTS.items():
-        config = F3AutoencoderConfig.preset(arguments.preset, noise_scale=gamma)
+    for name, (trainer_class, overrides) in VARIANTS.items():
+        config = F3AutoencoderConfig.preset(arguments.preset, **overrides)
         run = AutoencoderArguments(
             dataset=arguments.dataset,
             output_dir=str(arguments.output_dir / name.replace(" ", "-")),
@@ -115,10 +116,21 @@ def ablate(arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
             batch_size=arguments.batch_size,
             learning_rate=arguments.learning_rate,
             evaluation_items=arguments.evaluation_items,
+            torch_compile=arguments.torch_compile,
         )
         model = trainer_class(run, config).train()
         curves[name] = robustness(model, HeldOut(run, config.sampling_rate), normalised="normalised" in name)
     return curves
+
+
+def report(arguments: argparse.Namespace, curves: dict[str, list[dict[str, float]]]) -> str:
+    """What was done and the table, in Markdown."""
+    return (
+        f"Preset {arguments.preset}, each variant from the same random weights for {arguments.max_steps} steps of "
+        f"{arguments.batch_size} crops, reconstruction losses alone, the same crops in the same order; "
+        f"{arguments.evaluation_items} held-out speech clips. Latents that are not normalised get noise relative to the "
+        f"standard deviation of each channel.\n\n{table(curves)}"
+    )
 
 
 def table(curves: dict[str, list[dict[str, float]]]) -> str:
@@ -160,12 +172,13 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=5e-3)
     parser.add_argument("--evaluation_items", type=int, default=24)
+    parser.add_argument("--torch_compile", action="store_true")
     arguments = parser.parse_args()
     curves = ablate(arguments)
     (arguments.output_dir / "ablation.json").write_text(json.dumps(curves, indent=2))
-    (arguments.output_dir / "ablation.md").write_text(table(curves))
+    (arguments.output_dir / "ablation.md").write_text(report(arguments, curves))
     plot(curves, arguments.output_dir / "ablation.png")
-    print(table(curves))
+    print(report(arguments, curves))
 
 
 if __name__ == "__main__":

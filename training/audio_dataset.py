@@ -218,3 +218,19 @@ def _decode_bytes(data: bytes, label: str) -> tuple[np.ndarray, int]:
         raise AudioDecodeError(f"neither soundfile ({reason}) nor PyAV ({error}) can read {label}") from error
     arrays = [frame.to_ndarray() for frame in frames]
     return (np.concatenate(arrays, axis=1) if arrays else np.zeros((1, 0), dtype=np.float32)), rate
+
+
+def with_source_weights(dataset: Dataset, weights: dict[str, float]) -> Dataset:
+    """
+    The rows with a column `sampling_weight`: how often a second of their `source` is drawn, 1 for sources not named.
+
+    Raises:
+        `AudioDatasetError`: when the dataset is streamed, or has no rows of one of the sources.
+    """
+    if isinstance(dataset, IterableDataset) or "source" not in dataset.column_names:
+        raise AudioDatasetError("weights of sources need a dataset on disk with a column `source`")
+    sources = dataset["source"]
+    unknown = sorted(weights.keys() - set(sources))
+    if unknown:
+        raise AudioDatasetError(f"no rows of {', '.join(unknown)}: the sources are {', '.join(sorted(set(sources)))}")
+    return dataset.add_column("sampling_weight", [float(weights.get(source, 1.0)) for source in sources])

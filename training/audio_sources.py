@@ -15,22 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from .debian_packages import Package
+
 
 AUDIO_SUFFIXES = {".ogg", ".wav", ".mp3", ".flac"}
-
-
-@dataclass(frozen=True)
-class Package:
-    """One Debian package at one version; `sha256` is that of the .deb file."""
-
-    name: str
-    version: str
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        """The name `apt-get download` gives the file (a colon in the version is escaped)."""
-        return f"{self.name}_{self.version.replace(':', '%3a')}_all.deb"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ class AutoencoderArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "configuration of the dataset"})
     train_split: str = "train"
     validation_split: str | None = field(default="validation", metadata={"help": "held-out split, '' for none"})
+    source_weights: str = field(
+        default="", metadata={"help": "JSON of how often a second of a `source` is drawn, else 1: '{\"wesnoth\": 0.3}'"}
+    )
     streaming: bool = field(default=False, metadata={"help": "read the dataset as a stream"})
     preset: str = field(default="base", metadata={"help": "base, s24 or nano"})
     init_from: str | None = field(default=None, metadata={"help": "start from this pretrained autoencoder"})
@@ -51,6 +54,7 @@ class AutoencoderArguments:
     max_grad_norm: float = 50.0
     ema_decay: float = field(default=0.999, metadata={"help": "of the averaged weights, which are the ones kept"})
     mixed_precision: str = field(default="bf16", metadata={"help": "bf16, fp16 or no; losses are always fp32"})
+    torch_compile: bool = field(default=False, metadata={"help": "compile the ladders and the spectral losses"})
     logging_steps: int = 10
     evaluation_steps: int = 500
     evaluation_items: int = 16

@@ -17,7 +17,7 @@ from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .audio_dataset import load_audio_dataset
+from .audio_dataset import load_audio_dataset, with_source_weights
 from .autoencoder_step import AutoencoderStep, Batch, LossWeights
 from .checkpoints import latest_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .crops import RandomCrops
@@ -150,6 +150,9 @@ class AutoencoderTrainer:
         )
         prepared = self.accelerator.prepare(model.train(), discriminator.train(), optimizer, discriminator_optimizer)
         spectral_loss = MultiScaleSpectralLoss(self.config.sampling_rate).to(self.accelerator.device)
+        if arguments.torch_compile:
+            for module in (model.encoder, model.decoder, spectral_loss):
+                module.compile()
         return self._step(*prepared, spectral_loss)
 
     def _step(self, *parts) -> AutoencoderStep:
@@ -161,6 +164,8 @@ class AutoencoderTrainer:
         dataset = load_audio_dataset(
             arguments.dataset, arguments.train_split, streaming=arguments.streaming, name=arguments.dataset_name
         )
+        if arguments.source_weights:
+            dataset = with_source_weights(dataset, json.loads(arguments.source_weights))
         crops = RandomCrops(
             dataset,
             self.config.sampling_rate,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import scipy.signal
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
@@ -11,6 +12,8 @@ from .audio_dataset import decode_audio
 
 
 GAIN_DB = (-12.0, 6.0)  # every crop is made quieter or louder by a random gain between these, and never clipped
+SPEEDS = (0.8, 1.25)  # some crops are played slower or faster between these: voices that the dataset doesn't have
+CHANGED_SPEED_SHARE = 0.5
 SHUFFLE_BUFFER = 1000  # rows, for datasets that are streamed
 
 
@@ -19,8 +22,8 @@ class RandomCrops(TorchIterableDataset):
     Yields, for `first_step`, `first_step + 1`, ... without end, this process's share [batch_size, crop_samples] of the
     step's batch: items `rank * batch_size` up to `(rank + 1) * batch_size`.
 
-    A map-style dataset is sampled at random, in proportion to its column `duration` if it has one; crops that reach the
-    end of a clip go on with another one. An `IterableDataset` is read in shuffled order, over and over, one row per crop,
+    A map-style dataset is sampled at random, in proportion to its columns `duration` and `sampling_weight` as far as it has
+    them; crops that reach the end of a clip go on with another one. An `IterableDataset` is read in shuffled order, over and over, one row per crop,
     and short rows are completed with silence.
 
     Args:
@@ -57,16 +60,18 @@ class RandomCrops(TorchIterableDataset):
             step += 1
 
     def _drawn_crops(self) -> Callable[[np.random.Generator], np.ndarray]:
-        durations = self.dataset["duration"] if "duration" in self.dataset.column_names else [1.0] * len(self.dataset)
-        until = np.cumsum(np.asarray(durations, dtype=np.float64))
+        weights = np.ones(len(self.dataset))
+        for column in {"duration", "sampling_weight"} & set(self.dataset.column_names):
+            weights *= np.asarray(self.dataset[column], dtype=np.float64)
+        until = np.cumsum(weights)
 
         def crop(rng: np.random.Generator) -> np.ndarray:
-            samples = np.zeros(0, dtype=np.float32)
-            while len(samples) < self.crop_samples:
+            wanted, samples = self._samples_to_read(rng), np.zeros(0, dtype=np.float32)
+            while len(samples) < wanted:
                 clip = self._clip(int(np.searchsorted(until, rng.uniform(0, until[-1]), side="right")))
-                start = rng.integers(0, max(1, len(clip) - self.crop_samples + 1))
-                samples = np.concatenate([samples, clip[start : start + self.crop_samples] / np.float32(32768)])
-            return varied(samples[: self.crop_samples], rng)
+                start = rng.integers(0, max(1, len(clip) - wanted + 1))
+                samples = np.concatenate([samples, clip[start : start + wanted] / np.float32(32768)])
+            return self._varied(samples[:wanted], rng)
 
         return crop
 
@@ -74,12 +79,24 @@ class RandomCrops(TorchIterableDataset):
         rows = self._own_rows()
 
         def crop(rng: np.random.Generator) -> np.ndarray:
-            samples = decode_audio(next(rows)["audio"], self.sampling_rate)
-            start = rng.integers(0, max(1, len(samples) - self.crop_samples + 1))
-            samples = samples[start : start + self.crop_samples]
-            return varied(np.pad(samples, (0, self.crop_samples - len(samples))), rng)
+            wanted, samples = self._samples_to_read(rng), decode_audio(next(rows)["audio"], self.sampling_rate)
+            start = rng.integers(0, max(1, len(samples) - wanted + 1))
+            samples = samples[start : start + wanted]
+            return self._varied(np.pad(samples, (0, wanted - len(samples))), rng)
 
         return crop
+
+    def _samples_to_read(self, rng: np.random.Generator) -> int:
+        """More for a crop to be played faster, fewer for one to be played slower."""
+        speed = np.exp(rng.uniform(*np.log(SPEEDS))) if rng.random() < CHANGED_SPEED_SHARE else 1.0
+        return round(self.crop_samples * speed)
+
+    def _varied(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The samples at the speed that makes them `crop_samples` long, with a random gain, in float32."""
+        if len(samples) != self.crop_samples:
+            samples = scipy.signal.resample(samples, self.crop_samples)
+        gain = 10 ** (rng.uniform(*GAIN_DB) / 20)
+        return (samples * min(gain, 1 / (np.abs(samples).max() + 1e-9))).astype(np.float32)
 
     def _own_rows(self) -> Iterator[dict]:
         """The rows of this process from the first step on; those of others and of earlier steps pass by undecoded."""
@@ -95,9 +112,3 @@ class RandomCrops(TorchIterableDataset):
             samples = decode_audio(self.dataset[index]["audio"], self.sampling_rate)
             self._decoded[index] = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         return self._decoded[index]
-
-
-def varied(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The samples with a random gain, in float32."""
-    gain = 10 ** (rng.uniform(*GAIN_DB) / 20)
-    return (samples * min(gain, 1 / (np.abs(samples).max() + 1e-9))).astype(np.float32)

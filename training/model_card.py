@@ -3,10 +3,10 @@ Makes the folder that gets published: the weights in 16 bits, and a card in whic
 
     python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz
     python -m f3_training.model_card card model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
-        --evaluation results --benchmark benchmark.json
+        --evaluation results --benchmark benchmark.json --ablation runs/bottleneck
 
-`--training` is what training leaves, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder
-(its pictures are copied), `--benchmark` the JSON of `benchmark_codecs`.
+`--training` is what training leaves, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
+`--benchmark` the JSON of `benchmark_codecs`, `--ablation` the folder of `ablate_bottleneck`; pictures are copied.
 """
 
 import argparse
@@ -48,8 +48,13 @@ with torch.inference_mode():
 ```"""
 
 
-def render(model_dir: Path, training: dict, evaluation: dict, benchmark: dict, history_note: str = "") -> str:
-    """The text of the card; `history_note` tells what the record of the training does not."""
+def render(
+    model_dir: Path, training: dict, evaluation: dict, benchmark: dict, ablation: str = "", history_note: str = ""
+) -> str:
+    """
+    The text of the card; `ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the
+    training does not.
+    """
     config = F3AutoencoderConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
     sections = [
@@ -62,10 +67,11 @@ def render(model_dir: Path, training: dict, evaluation: dict, benchmark: dict, h
         "## Training\n\n" + "\n\n".join(filter(None, (training_section(training), history_note))),
         "## Reconstruction of held-out recordings\n\n" + markdown(evaluation).split("\n", 2)[2].strip(),
         "![original and reconstructed spectrograms](spectrograms.png)",
+        ablation and f"## What normalisation and noise do\n\n{ablation}\n![scores against noise](ablation.png)",
         "## Speed\n\n" + speed_section(benchmark),
         "## Limits\n\n" + LIMITS,
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 LIMITS = """Trained on a CPU and on hours, not on thousands of hours: voices, rooms and sounds far from the training data lose \
@@ -121,12 +127,16 @@ def write_weights(source: Path, model_dir: Path) -> None:
     F3FeatureExtractor.from_pretrained(source).save_pretrained(model_dir)
 
 
-def write_card(model_dir: Path, training: Path, evaluation: Path, benchmark: Path, history_note: str) -> None:
+def write_card(
+    model_dir: Path, training: Path, evaluation: Path, benchmark: Path, ablation: Path | None, history_note: str
+) -> None:
     """README.md and its pictures."""
-    for picture in sorted(evaluation.glob("*.png")):
-        shutil.copy(picture, model_dir / picture.name)
+    for folder in filter(None, (evaluation, ablation)):
+        for picture in sorted(folder.glob("*.png")):
+            shutil.copy(picture, model_dir / picture.name)
     records = [json.loads(path.read_text()) for path in (training, evaluation / "metrics.json", benchmark)]
-    (model_dir / "README.md").write_text(render(model_dir, *records, history_note), encoding="utf-8")
+    ablated = (ablation / "ablation.md").read_text(encoding="utf-8") if ablation else ""
+    (model_dir / "README.md").write_text(render(model_dir, *records, ablated, history_note), encoding="utf-8")
 
 
 def main() -> None:
@@ -140,6 +150,7 @@ def main() -> None:
     card.add_argument("model_dir", type=Path)
     for record in ("training", "evaluation", "benchmark"):
         card.add_argument(f"--{record}", type=Path, required=True)
+    card.add_argument("--ablation", type=Path)
     card.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
     card.set_defaults(run=write_card)
     arguments = vars(parser.parse_args())
