@@ -1,8 +1,10 @@
 from transformers import AutoConfig
 
 from .configuration_autoencoder import F3AutoencoderConfig
+from .configuration_f3 import F3Config
 
 
-AutoConfig.register(F3AutoencoderConfig.model_type, F3AutoencoderConfig, exist_ok=True)
+for config_class in (F3AutoencoderConfig, F3Config):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
-__all__ = ["F3AutoencoderConfig"]
+__all__ = ["F3AutoencoderConfig", "F3Config"]

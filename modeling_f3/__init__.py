@@ -1,14 +1,26 @@
 """The models of the F3 family. Importing this package registers all of them with the Auto classes of Transformers."""
 
-from configuration_f3 import F3AutoencoderConfig
+import transformers
+from configuration_f3 import F3AutoencoderConfig, F3Config
 from feature_extraction_f3 import F3FeatureExtractor
-from transformers import AutoModel, AutoModelForAudioTokenization
 
 from .modeling_autoencoder import F3AutoencoderModel
+from .modeling_f3 import F3ForAudioClassification, F3ForCTC, F3ForPreTraining, F3Model
 from .streaming_state import F3StreamingState
 
 
-AutoModel.register(F3AutoencoderConfig, F3AutoencoderModel, exist_ok=True)
-AutoModelForAudioTokenization.register(F3AutoencoderConfig, F3AutoencoderModel, exist_ok=True)
+for _model_class in (F3AutoencoderModel, F3Model, F3ForPreTraining, F3ForAudioClassification, F3ForCTC):
+    for _auto_class in _model_class.auto_classes:
+        getattr(transformers, _auto_class).register(_model_class.config_class, _model_class, exist_ok=True)
 
-__all__ = ["F3AutoencoderConfig", "F3AutoencoderModel", "F3FeatureExtractor", "F3StreamingState"]
+__all__ = [
+    "F3AutoencoderConfig",
+    "F3AutoencoderModel",
+    "F3Config",
+    "F3FeatureExtractor",
+    "F3ForAudioClassification",
+    "F3ForCTC",
+    "F3ForPreTraining",
+    "F3Model",
+    "F3StreamingState",
+]

@@ -1,7 +1,7 @@
 """Models that build in milliseconds and still have every part of a real one."""
 
 import torch
-from modeling_f3 import F3AutoencoderConfig, F3AutoencoderModel, F3FeatureExtractor
+from modeling_f3 import F3AutoencoderConfig, F3AutoencoderModel, F3Config, F3FeatureExtractor, F3Model
 
 
 # 800 Hz, hop 32: strides in both axes, plain stages, taps in time everywhere.
@@ -55,3 +55,26 @@ def tiny_feature_extractor() -> F3FeatureExtractor:
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     """Samples of a loud, reproducible signal."""
     return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# The tokenizer on top of TINY: every part of a real one, a window that tests soon leave behind.
+TINY_ENCODER = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "sliding_window": 6,
+}
+
+
+def tiny_tokenizer_config(**overrides) -> F3Config:
+    values = {"num_codebooks": 2, "codebook_size": 16, "codebook_dim": 3, "num_future_frames": 3, **overrides}
+    return F3Config(autoencoder_config=dict(TINY), encoder_config=dict(TINY_ENCODER), **values)
+
+
+def tiny_tokenizer(model_class=F3Model, seed: int = 0, **overrides):
+    """In evaluation mode, with weights drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return model_class(tiny_tokenizer_config(**overrides)).eval()
