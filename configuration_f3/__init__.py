@@ -1,10 +1,11 @@
 from transformers import AutoConfig
 
+from .configuration_audio_lm import F3AudioLMConfig
 from .configuration_autoencoder import F3AutoencoderConfig
 from .configuration_f3 import F3Config
 
 
-for config_class in (F3AutoencoderConfig, F3Config):
+for config_class in (F3AutoencoderConfig, F3Config, F3AudioLMConfig):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
-__all__ = ["F3AutoencoderConfig", "F3Config"]
+__all__ = ["F3AudioLMConfig", "F3AutoencoderConfig", "F3Config"]

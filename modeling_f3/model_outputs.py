@@ -95,7 +95,7 @@ class F3ForPreTrainingOutput(ModelOutput):
             Eq. 5, in nat.
         logits (`torch.FloatTensor` of shape `(batch, frames, num_future_frames, num_codebooks, codebook_size)`):
             Predictions of the codes 1, 2, ... frames ahead.
-        losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
             The terms of Eq. 5 by distance.
         codes (`torch.LongTensor` of shape `(batch, frames, num_codebooks)`):
             Codes of the clean latents.
@@ -105,7 +105,37 @@ class F3ForPreTrainingOutput(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
-    losses: torch.FloatTensor | None = None
+    code_losses: torch.FloatTensor | None = None
     codes: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class F3AudioLMOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The losses below, each by its weight, when there are labels.
+        logits (`torch.FloatTensor` of shape `(batch, tokens, vocabulary)`):
+            Of the language model.
+        past_key_values (`Cache`, *optional*):
+            Of the language model.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Of the language model.
+        text_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy of the text (Eq. 7), in nat.
+        code_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            RQ-MTP (Eq. 5), in nat.
+        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+            Its terms by distance.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    text_loss: torch.FloatTensor | None = None
+    code_loss: torch.FloatTensor | None = None
+    code_losses: torch.FloatTensor | None = None

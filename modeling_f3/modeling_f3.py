@@ -224,7 +224,7 @@ class F3ForPreTraining(F3TokenizerPreTrainedModel):
         return F3ForPreTrainingOutput(
             loss=predicted.loss,
             logits=predicted.logits,
-            losses=predicted.losses,
+            code_losses=predicted.losses,
             codes=predicted.codes,
             hidden_states=output.hidden_states,
             attentions=output.attentions,

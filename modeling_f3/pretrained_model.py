@@ -8,6 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")  # also for what a checkpoint refers to
+
+
 class F3PreTrainedModel(HubCodeMixin, PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
@@ -21,6 +24,9 @@ class F3PreTrainedModel(HubCodeMixin, PreTrainedModel):
         for model in self.modules():
             for frozen in getattr(model, "frozen_modules", list)():
                 frozen.requires_grad_(False)
+
+    def fill_missing(self, **hub_options: Any) -> None:
+        """Called by `from_pretrained`: loads what checkpoints of this class leave out."""
 
     def post_init(self):
         super().post_init()
@@ -47,6 +53,7 @@ class F3PreTrainedModel(HubCodeMixin, PreTrainedModel):
             raise OSError(
                 f"the weights in {pretrained_model_name_or_path!r} are damaged ({error}): download or save them again"
             ) from error
+        model.fill_missing(**{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
         model.freeze()
         if output_loading_info:
             return model, info

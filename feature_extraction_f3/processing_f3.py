@@ -1,0 +1,283 @@
+"""Text and audio together: what a person writes and records to what the audio language model reads, and labels for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from configuration_f3.hub_code import HubCodeMixin
+from transformers import BatchFeature, ProcessorMixin
+
+
+# Special tokens that families of language models have and text never contains: start of audio, one audio token, end.
+SPARE_TOKENS = (
+    ("<|vision_start|>", "<|vision_pad|>", "<|vision_end|>"),  # Qwen
+    ("<repo_name>", "<file_sep>", "<filename>"),  # SmolLM2
+    ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
+    ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
+)
+FRAMES_PER_TOKEN = 2
+
+
+class F3Processor(HubCodeMixin, ProcessorMixin):
+    """
+    A feature extractor and the language model's own tokenizer, which is not changed: audio takes the place of special
+    tokens that it already has.
+
+    Args:
+        feature_extractor ([`F3FeatureExtractor`]): for the waveforms.
+        tokenizer (`PreTrainedTokenizerBase`): of the language model.
+        hop_length (`int`): samples per latent frame, from the tokenizer's configuration.
+        start_token, placeholder_token, end_token (`str`, *optional*): the three special tokens; by default the first
+            triple of `SPARE_TOKENS` that the tokenizer has.
+
+    Raises:
+        `ValueError`: when the tokenizer has no such tokens.
+    """
+
+    auto_classes = ("AutoProcessor",)
+
+    def __init__(
+        self,
+        feature_extractor=None,
+        tokenizer=None,
+        hop_length: int = 640,
+        start_token: str | None = None,
+        placeholder_token: str | None = None,
+        end_token: str | None = None,
+        chat_template: str | None = None,
+    ):
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        self.hop_length = hop_length
+        named = (start_token, placeholder_token, end_token)
+        self.start_token, self.placeholder_token, self.end_token = named if all(named) else spare_tokens(tokenizer)
+        known = tokenizer.get_vocab()
+        missing = [token for token in (self.start_token, self.placeholder_token, self.end_token) if token not in known]
+        if missing:
+            raise ValueError(
+                f"the tokenizer has no tokens {missing}: name three special tokens that it has and text never uses"
+            )
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The three ids under the names that [`F3AudioLMConfig`] gives them."""
+        to_id = self.tokenizer.convert_tokens_to_ids
+        return {
+            "audio_start_token_id": to_id(self.start_token),
+            "audio_token_id": to_id(self.placeholder_token),
+            "audio_end_token_id": to_id(self.end_token),
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*self.tokenizer.model_input_names, *self.feature_extractor.model_input_names]
+
+    def __call__(
+        self,
+        text: str | Sequence[str] | None = None,
+        audio: Any = None,
+        sampling_rate: int | None = None,
+        *,
+        latents: Sequence[torch.Tensor] | None = None,
+        padding_side: str = "left",
+        return_tensors: str = "pt",
+        **audio_options,
+    ) -> BatchFeature:
+        """
+        Args:
+            text: one text or a batch; in it, `placeholder_token` once for every audio.
+            audio: the recordings of all texts in the order of their placeholders, as for [`F3FeatureExtractor`].
+            sampling_rate: of `audio`.
+            latents: known latents `[T, D]`, one tensor for each placeholder, in place of `audio`.
+            padding_side: `"left"` to generate, `"right"` to train.
+            audio_options: passed on to the feature extractor, such as `resample=True`.
+
+        Returns:
+            `input_ids` and `attention_mask` `[B, L]`, and what the model needs of the audio: `input_values` and
+            `padding_mask`, or `latents` and `latents_mask`.
+
+        Raises:
+            `ValueError`: when placeholders and audio do not match, and what the feature extractor raises.
+        """
+        if audio is not None and latents is not None:
+            raise ValueError("pass either audio or latents")
+        heard, frames = self._audio_inputs(audio, sampling_rate, latents, audio_options)
+        if text is None:
+            return BatchFeature(heard)
+        texts = [text] if isinstance(text, str) else list(text)
+        self._check_placeholders(texts, len(frames))
+        counts = iter(frames)
+        ids = [self._ids(item, counts, special=True) for item in texts]
+        return BatchFeature({**self._padded(ids, padding_side), **heard}, tensor_type=return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_labels: bool = False,
+        sampling_rate: int | None = None,
+        padding_side: str | None = None,
+        **audio_options,
+    ) -> BatchFeature | str | list[str]:
+        """
+        A conversation, or a batch of them, in the language model's own chat format. The content of a message is a string,
+        or a list of parts: `{"type": "text", "text": ...}`, `{"type": "audio", "audio": waveform}` with a waveform as for
+        [`F3FeatureExtractor`], or `{"type": "audio", "latents": [T, D]}`.
+
+        Args:
+            add_generation_prompt: end with the beginning of an answer.
+            tokenize: return what the model takes, not the text.
+            return_labels: add `labels`, which are the tokens of the assistant's messages and -100 elsewhere.
+            sampling_rate: of the waveforms.
+            padding_side: `"left"` to generate, `"right"` to train; by default the one that suits `return_labels`.
+
+        Raises:
+            `ValueError`: for parts of another type, audio and latents in one call, a conversation without an answer to
+                learn, and what the feature extractor raises.
+        """
+        batch = [conversation] if conversation and isinstance(conversation[0], dict) else list(conversation)
+        if not tokenize:
+            texts = [self._render(messages, add_generation_prompt) for messages in batch]
+            return texts if batch is conversation or isinstance(conversation[0], list) else texts[0]
+        parts = [part for messages in batch for part in _audio_parts(messages)]
+        by_latents = [part["latents"] for part in parts if "latents" in part]
+        if by_latents and len(by_latents) < len(parts):
+            raise ValueError("some audio is given as latents and some as waveforms: use one of them in a call")
+        waveforms = None if by_latents or not parts else [part["audio"] for part in parts]
+        heard, frames = self._audio_inputs(waveforms, sampling_rate, by_latents or None, audio_options)
+        counts = iter(frames)
+        rows, labels = [], []
+        for row, messages in enumerate(batch):
+            ids, targets = [], []
+            for segment, is_answer in self._segments(messages, add_generation_prompt):
+                segment_ids = self._ids(segment, counts, special=False)
+                ids += segment_ids
+                targets += segment_ids if is_answer else [-100] * len(segment_ids)
+            if return_labels and not any(target != -100 for target in targets):
+                raise ValueError(
+                    f"conversation {row} has no answer of the assistant to learn: add one, or leave it out"
+                )
+            rows.append(ids)
+            labels.append(targets)
+        side = padding_side or ("right" if return_labels else "left")
+        data = {**self._padded(rows, side), **heard}
+        if return_labels:
+            data["labels"] = _pad(labels, -100, side)
+        return BatchFeature(data)
+
+    def _segments(self, messages: list[dict], add_generation_prompt: bool) -> list[tuple[str, bool]]:
+        """The rendered conversation cut where answers of the assistant begin and end; true for answers."""
+        segments, done = [], ""
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._render(messages[:index], True)
+            until = self._render(messages[: index + 1], False)
+            if not (before.startswith(done) and until.startswith(before)):
+                raise ValueError("the chat template rewrites earlier messages, so answers cannot be told from prompts")
+            segments += [(before[len(done) :], False), (until[len(before) :], True)]
+            done = until
+        rest = self._render(messages, add_generation_prompt)[len(done) :]
+        return [segment for segment in [*segments, (rest, False)] if segment[0]]
+
+    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+        flat = [{**message, "content": self._flat_content(message["content"])} for message in messages]
+        return self.tokenizer.apply_chat_template(
+            flat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    def _flat_content(self, content: str | list[dict]) -> str:
+        """One string, with a placeholder for each audio."""
+        if isinstance(content, str):
+            return content
+        texts = []
+        for part in content:
+            if part.get("type") == "text":
+                texts.append(part["text"])
+            elif part.get("type") == "audio":
+                texts.append(self.placeholder_token)
+            else:
+                raise ValueError(f"a part of a message is of type {part.get('type')!r}: use 'text' or 'audio'")
+        return "".join(texts)
+
+    def _audio_inputs(
+        self, audio: Any, sampling_rate: int | None, latents: Any, options: dict
+    ) -> tuple[dict, list[int]]:
+        """What the model is given of the audio, and the latent frames of each."""
+        if latents is not None:
+            frames = [item.shape[0] for item in latents]
+            padded = torch.nn.utils.rnn.pad_sequence(
+                [torch.as_tensor(item).float() for item in latents], batch_first=True
+            )
+            mask = torch.arange(padded.shape[1]) < torch.tensor(frames)[:, None]
+            return {"latents": padded, "latents_mask": mask}, frames
+        if audio is None:
+            return {}, []
+        features = self.feature_extractor(audio, sampling_rate, **options)
+        lengths = features["padding_mask"].sum(1)
+        return dict(features), (-(-lengths // self.hop_length)).tolist()
+
+    def _check_placeholders(self, texts: list[str], given: int) -> None:
+        named = [text.count(self.placeholder_token) for text in texts]
+        if sum(named) != given:
+            raise ValueError(
+                f"the texts name {sum(named)} audios ({named} by row, {self.placeholder_token!r} for each) and {given} are given"
+            )
+
+    def _ids(self, text: str, frames, special: bool) -> list[int]:
+        """Token ids of `text`, with as many placeholders for each audio as it has audio tokens."""
+        first, *others = text.split(self.placeholder_token)
+        for other in others:
+            count = -(-next(frames) // FRAMES_PER_TOKEN)
+            first += f"{self.start_token}{self.placeholder_token * count}{self.end_token}{other}"
+        return self.tokenizer(first, add_special_tokens=special)["input_ids"]
+
+    def _padded(self, rows: list[list[int]], side: str) -> dict[str, torch.Tensor]:
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = self.tokenizer.eos_token_id or 0
+        mask = [[1] * len(row) for row in rows]
+        return {"input_ids": _pad(rows, pad, side), "attention_mask": _pad(mask, 0, side)}
+
+    def batch_decode(self, *args, **kwargs) -> list[str]:
+        """The tokenizer's."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args, **kwargs) -> str:
+        """The tokenizer's."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+
+def spare_tokens(tokenizer) -> tuple[str, str, str]:
+    """
+    Start of audio, placeholder and end of audio among the tokens that `tokenizer` has already.
+
+    Raises:
+        `ValueError`: when it has none of those that we know.
+    """
+    known = tokenizer.get_vocab()
+    for tokens in SPARE_TOKENS:
+        if all(token in known for token in tokens):
+            return tokens
+    raise ValueError(
+        "the tokenizer has none of the spare special tokens known here: pass start_token, placeholder_token and end_token, "
+        "three special tokens that it has and text never contains"
+    )
+
+
+def _audio_parts(messages: list[dict]) -> list[dict]:
+    return [
+        part
+        for message in messages
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+        if part.get("type") == "audio"
+    ]
+
+
+def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:
+    """[B, longest]."""
+    longest = max(map(len, rows))
+    gaps = [[value] * (longest - len(row)) for row in rows]
+    return torch.tensor([gap + row if side == "left" else row + gap for row, gap in zip(rows, gaps)])
