@@ -8,17 +8,9 @@ It stops after `--max_steps`, or earlier after `--max_minutes`, and always leave
 folder with the averaged weights; started again with the same `--output_dir` it goes on where it stopped.
 """
 
-import os
-import sys
 from dataclasses import dataclass, field
 
-
-# glibc hands big tensors back to the kernel on every free; keeping them is worth several times the speed on CPUs.
-_MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+from .malloc_settings import restart_with_malloc_settings
 
 
 @dataclass
@@ -73,10 +65,7 @@ def train() -> None:
 
 
 def main() -> None:
-    if any(os.environ.get(name) != value for name, value in _MALLOC.items()):
-        # read when a process starts, hence the new one
-        command = [sys.executable, "-m", "f3_training.autoencoder", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **_MALLOC})
+    restart_with_malloc_settings("f3_training.autoencoder")
     train()
 
 
