@@ -55,6 +55,7 @@ class F3Model(F3TokenizerPreTrainedModel):
 
     auto_classes = ("AutoModel", "AutoModelForAudioTokenization")
     _keep_in_fp32_modules_strict = ["autoencoder.decoder"]
+    _keys_to_ignore_on_load_unexpected = [r"^prediction\."]  # heads of pre-training, which the tokenizer does without
 
     def __init__(self, config: F3Config):
         super().__init__(config)

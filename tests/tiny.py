@@ -1,7 +1,20 @@
 """Models that build in milliseconds and still have every part of a real one."""
 
+from pathlib import Path
+
 import torch
-from modeling_f3 import F3AutoencoderConfig, F3AutoencoderModel, F3Config, F3FeatureExtractor, F3Model
+from modeling_f3 import (
+    F3AudioLMForConditionalGeneration,
+    F3AutoencoderConfig,
+    F3AutoencoderModel,
+    F3Config,
+    F3FeatureExtractor,
+    F3ForPreTraining,
+    F3Model,
+    F3Processor,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 # 800 Hz, hop 32: strides in both axes, plain stages, taps in time everywhere.
@@ -78,3 +91,67 @@ def tiny_tokenizer(model_class=F3Model, seed: int = 0, **overrides):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return model_class(tiny_tokenizer_config(**overrides)).eval()
+
+
+def tiny_text_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte and special tokens as SmolLM2 has them, with a chat format of the usual kind."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "<filename>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: index for index, token in enumerate(specials + alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template="{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+
+
+def tiny_language_model(seed: int = 0) -> LlamaForCausalLM:
+    """For the vocabulary of `tiny_text_tokenizer`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=262,
+                hidden_size=24,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=256,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=2,
+                pad_token_id=0,
+            )
+        ).eval()
+
+
+def tiny_processor() -> F3Processor:
+    return F3Processor(tiny_feature_extractor(), tiny_text_tokenizer(), hop_length=32)
+
+
+def saved_parts(folder: Path, **tokenizer_options) -> tuple[Path, Path]:
+    """Folders of a tokenizer with its heads and of a language model with its text tokenizer."""
+    audio, text = folder / "tokenizer", folder / "language-model"
+    tiny_tokenizer(F3ForPreTraining, **tokenizer_options).save_pretrained(audio)
+    tiny_feature_extractor().save_pretrained(audio)
+    tiny_language_model().save_pretrained(text)
+    tiny_text_tokenizer().save_pretrained(text)
+    return audio, text
+
+
+def tiny_audio_lm(folder: Path, seed: int = 0, **config) -> F3AudioLMForConditionalGeneration:
+    """In evaluation mode; its language model lies in `folder`."""
+    audio, text = saved_parts(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
+            audio, text, connector_hidden_size=20, **{**tiny_processor().token_ids, **config}
+        ).eval()

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from modeling_f3 import F3FeatureExtractor, F3Processor
+from tiny import noise, tiny_feature_extractor, tiny_processor, tiny_text_tokenizer
+from transformers import AutoFeatureExtractor, AutoProcessor
+
+
+def audio(seconds: float, seed: int = 0):
+    return noise(int(800 * seconds), seed=seed).numpy()
+
+
+def test_each_placeholder_becomes_as_many_tokens_as_its_audio_has():
+    processor = tiny_processor()
+    inputs = processor(["one <file_sep> two <file_sep>", "<file_sep>"], [audio(0.1), audio(0.2), audio(1.0)], 800)
+    counts = (inputs["input_ids"] == processor.token_ids["audio_token_id"]).sum(1)
+    assert counts.tolist() == [2 + 3, 13]  # of 3, 5 and 25 frames
+    assert inputs["input_values"].shape == (3, 1, 800) and inputs["attention_mask"].shape == inputs["input_ids"].shape
+
+
+def test_latents_take_the_place_of_waveforms():
+    processor, messages = (
+        tiny_processor(),
+        [{"role": "user", "content": [{"type": "audio", "latents": torch.ones(5, 4)}]}],
+    )
+    inputs = processor.apply_chat_template([messages, messages], add_generation_prompt=True)
+    assert inputs["latents"].shape == (2, 5, 4) and inputs["latents_mask"].all()
+    assert (inputs["input_ids"][0] == processor.token_ids["audio_token_id"]).sum() == 3
+
+
+def test_labels_are_the_answers_and_nothing_else():
+    processor = tiny_processor()
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "What? "}, {"type": "audio", "audio": audio(0.3)}]},
+        {"role": "assistant", "content": "a bell"},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    inputs = processor.apply_chat_template(messages, return_labels=True, sampling_rate=800)
+    labels, ids = inputs["labels"][0], inputs["input_ids"][0]
+    assert processor.decode(labels[labels != -100]) == "a bell<|im_end|>\nyes<|im_end|>\n"
+    assert torch.equal(labels[labels != -100], ids[labels != -100])
+    whole = processor.apply_chat_template(messages, tokenize=False)
+    assert (
+        processor.decode(ids).replace("<repo_name><file_sep><file_sep><file_sep><file_sep><filename>", "<file_sep>")
+        == whole
+    )
+
+
+def test_padding_is_left_to_generate_and_right_to_train():
+    processor = tiny_processor()
+    batch = [[{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}] for text in ("a", "longer")]
+    assert processor.apply_chat_template(batch)["attention_mask"][0, 0] == 0
+    trained = processor.apply_chat_template(batch, return_labels=True)
+    assert trained["attention_mask"][0, -1] == 0 and trained["labels"][0, -1] == -100
+
+
+def test_a_processor_comes_back_from_its_folder_again_and_again(tmp_path):
+    processor, folder = tiny_processor(), tmp_path / "0"
+    processor.save_pretrained(folder)
+    for generation in (1, 2):
+        loaded = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        assert isinstance(loaded, F3Processor) and isinstance(loaded.feature_extractor, F3FeatureExtractor)
+        assert loaded.token_ids == processor.token_ids and loaded.hop_length == 32
+        assert loaded.feature_extractor.sampling_rate == 800
+        folder = tmp_path / str(generation)
+        loaded.save_pretrained(folder)
+    auto_map = json.loads((folder / "processor_config.json").read_text())["auto_map"]
+    assert auto_map["AutoProcessor"] == "processing_f3.F3Processor"
+    assert AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 800
+
+
+def test_mistakes_are_named():
+    processor = tiny_processor()
+    with pytest.raises(ValueError, match="the texts name 1 audios"):
+        processor("a <file_sep>")
+    with pytest.raises(ValueError, match="of type 'video'"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+    with pytest.raises(ValueError, match="conversation 0 has no answer"):
+        processor.apply_chat_template([[{"role": "user", "content": "a"}]], return_labels=True)
+    mixed = [{"type": "audio", "audio": audio(0.1)}, {"type": "audio", "latents": torch.ones(5, 4)}]
+    with pytest.raises(ValueError, match="some audio is given as latents"):
+        processor.apply_chat_template([{"role": "user", "content": mixed}])
+    with pytest.raises(ValueError, match=r"no tokens \['<audio>'\]"):
+        F3Processor(tiny_feature_extractor(), tiny_text_tokenizer(), 32, "<repo_name>", "<audio>", "<filename>")
+    with pytest.raises(ValueError, match="got 400 Hz"):
+        processor("<file_sep>", audio(0.1), 400)
