@@ -1,8 +1,12 @@
 """Models that build in milliseconds and still have every part of a real one."""
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 
+import soundfile
 import torch
+from accelerate import Accelerator
 from modeling_f3 import (
     F3AudioLMForConditionalGeneration,
     F3AutoencoderConfig,
@@ -126,6 +130,7 @@ def tiny_language_model(seed: int = 0) -> LlamaForCausalLM:
                 num_key_value_heads=2,
                 max_position_embeddings=256,
                 tie_word_embeddings=True,
+                initializer_range=0.3,  # what it reads must make a difference to what it says
                 bos_token_id=None,
                 eos_token_id=2,
                 pad_token_id=0,
@@ -155,3 +160,30 @@ def tiny_audio_lm(folder: Path, seed: int = 0, **config) -> F3AudioLMForConditio
         return F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
             audio, text, connector_hidden_size=20, **{**tiny_processor().token_ids, **config}
         ).eval()
+
+
+def write_latents(folder: Path, autoencoder: F3AutoencoderModel, rows: dict[str, list[dict]]) -> None:
+    """A latents cache as `f3_training.latents_cache` writes it, of rows `{"audio": samples, ...}` by split."""
+    from datasets import Audio, Dataset, DatasetDict
+    from f3_training.latents_cache import cache_latents
+
+    def encoded(samples) -> dict:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, TINY["sampling_rate"], format="FLAC")
+        return {"bytes": buffer.getvalue(), "path": "clip.flac"}
+
+    splits = {
+        split: Dataset.from_list([{**row, "audio": encoded(row["audio"])} for row in items]).cast_column(
+            "audio", Audio(decode=False)
+        )
+        for split, items in rows.items()
+    }
+    DatasetDict(splits).save_to_disk(folder / "dataset")
+    autoencoder.save_pretrained(folder / "autoencoder")
+    cache_latents(
+        SimpleNamespace(
+            model=str(folder / "autoencoder"), dataset=str(folder / "dataset"), output_dir=str(folder / "latents"),
+            splits=list(rows), batch_seconds=10, shard_rows=8,
+        ),
+        Accelerator(cpu=True),
+    )  # fmt: skip

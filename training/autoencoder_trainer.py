@@ -43,6 +43,7 @@ class AutoencoderTrainer:
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or the processes of a machine without any would not be joined
             mixed_precision=arguments.mixed_precision,
             log_with="tensorboard",
             project_dir=arguments.output_dir,

@@ -1,0 +1,187 @@
+import copy
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from f3_training.latents_cache import LatentsCacheError
+from f3_training.prompts import conversation, task_of
+from f3_training.representation import RepresentationArguments
+from f3_training.representation_batches import LatentsCollator, QuestionCollator
+from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped_text_loss
+from f3_training.representation_training import train_representation
+from modeling_f3 import F3AudioLMForConditionalGeneration, F3Config, F3ForPreTraining, F3Model
+from tiny import TINY_ENCODER, saved_parts, tiny_audio_lm, tiny_model, tiny_processor, tiny_tokenizer, write_latents
+
+
+def tone(pitch: float, seconds: float) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * pitch * np.arange(int(800 * seconds)) / 800)).astype(np.float32)
+
+
+def speech(index: int) -> dict:
+    """Two words, each with a sound of its own."""
+    word = ("yes", "no")[index % 2]
+    return {
+        "audio": tone((60, 180)[index % 2] + index, 0.5 + 0.05 * (index % 5)),
+        "kind": "speech", "language": "en", "text": word, "caption": "", "source": "game",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    unlabelled = {**speech(0), "text": "", "source": "radio"}
+    rows = {"train": [speech(index) for index in range(20)] + [unlabelled], "validation": [speech(i) for i in range(4)]}
+    write_latents(folder, tiny_model(), rows)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch):
+    small = tiny_tokenizer().config
+    values = {"num_codebooks": 2, "codebook_size": 16, "codebook_dim": 3, "num_future_frames": 2}
+    monkeypatch.setattr(
+        F3Config,
+        "preset",
+        lambda name, autoencoder_config: F3Config(
+            autoencoder_config=autoencoder_config, encoder_config=dict(TINY_ENCODER), **values
+        ),
+    )
+    return small
+
+
+def arguments(data, output_dir, **values) -> RepresentationArguments:
+    defaults = {
+        "latents": str(data / "latents"), "autoencoder": str(data / "autoencoder"), "output_dir": str(output_dir),
+        "max_steps": 4, "batch_size": 4, "warmup_steps": 0, "evaluation_steps": 2, "logging_steps": 1, "bf16": False,
+    }  # fmt: skip
+    return RepresentationArguments(**{**defaults, **values})
+
+
+def losses(output_dir) -> list[float]:
+    state = json.loads((sorted(output_dir.glob("checkpoint-*"))[-1] / "trainer_state.json").read_text())
+    return [row["loss"] for row in state["log_history"] if "loss" in row]
+
+
+def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_path):
+    train_representation(arguments(data, tmp_path, max_steps=40, evaluation_steps=20, learning_rate=1e-2))
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert [row["step"] for row in history] == [0, 20, 40]
+    assert history[-1]["code_ce_1"] < history[0]["code_ce_1"] - 0.3
+    assert {"code_ce_2", "code_unigram", "code_usage", "code_perplexity"} <= history[-1].keys()
+    trained = F3ForPreTraining.from_pretrained(tmp_path / "model")
+    assert not torch.equal(trained.prediction.quantizer.deviation, torch.ones(4))
+    for name, tensor in tiny_model().state_dict().items():
+        assert torch.equal(trained.model.autoencoder.state_dict()[name], tensor), name
+    assert isinstance(F3Model.from_pretrained(tmp_path / "model"), F3Model)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
+    train_representation(arguments(data, tmp_path / "whole"))
+    train_representation(arguments(data, tmp_path / "parts", max_minutes=0))  # one step
+    train_representation(arguments(data, tmp_path / "parts"))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_a_cache_of_another_autoencoder_is_refused(data, tmp_path):
+    tiny_model(seed=1).save_pretrained(tmp_path / "other")
+    with pytest.raises(LatentsCacheError, match="latents of another autoencoder"):
+        train_representation(arguments(data, tmp_path / "run", autoencoder=str(tmp_path / "other")))
+
+
+def test_joint_training_teaches_the_encoder_and_leaves_the_language_model_as_it_was(data, tmp_path):
+    audio, text = saved_parts(tmp_path)
+    run = arguments(
+        data, tmp_path / "run", autoencoder=None, init_from=str(audio), language_model=str(text),
+        connector_hidden_size=20, max_steps=40, evaluation_steps=40, learning_rate=1e-2,
+    )  # fmt: skip
+    before = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
+        audio, text, connector_hidden_size=20, **tiny_processor().token_ids
+    ).state_dict()
+    trained = train_representation(run)
+    after = trained.state_dict()
+    for name in before:
+        if name.startswith("language_model.") or ".autoencoder." in name:
+            assert torch.equal(after[name], before[name]), name
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history[-1]["text_ce"] < history[0]["text_ce"] - 1
+    assert {"text_ce_swapped", "code_ce_1"} <= history[-1].keys()
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = F3Model.from_pretrained(tmp_path / "run" / "tokenizer")
+    for name, tensor in tokenizer.state_dict().items():
+        assert torch.equal(loaded.audio_model.state_dict()[name], tensor), name
+
+
+def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path):
+    audio, text = saved_parts(tmp_path, latent_noise_scale=0.0)
+    weights = []
+    for batch_size, parts in ((4, 1), (2, 2)):
+        run = arguments(
+            data, tmp_path / str(parts), autoencoder=None, init_from=str(audio), language_model=str(text), max_steps=1,
+            batch_size=batch_size, gradient_accumulation_steps=parts, connector_hidden_size=20,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        weights.append(copy.deepcopy(train_representation(run).connector.state_dict()))
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-4, rtol=0)
+
+
+def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own(tmp_path):
+    model, collator = tiny_audio_lm(tmp_path), QuestionCollator(tiny_processor(), False)
+    first, second = (torch.randn(frames, 4, generator=torch.Generator().manual_seed(frames)) for frames in (6, 9))
+    rows = [{**speech(0), "latents": first.numpy()}, {**speech(1), "latents": second.numpy()}]
+    by_hand = [{**speech(0), "latents": second[:6].numpy()}]
+    by_hand += [{**speech(1), "latents": torch.cat([first, first])[:9].numpy()}]
+    expected = model(**collator(by_hand)).text_loss.item()
+    assert swapped_text_loss(model, collator(rows)) == pytest.approx(expected, rel=2e-2)  # bf16
+    assert abs(expected - model(**collator(rows)).text_loss.item()) > 0.05
+
+
+def test_speech_without_a_text_is_left_out_and_in_a_batch_it_is_named():
+    row = {**speech(0), "text": "", "latents": np.zeros((5, 4), dtype=np.float16)}
+    assert task_of(row) is None and task_of(speech(1)).name == "transcribe"
+    with pytest.raises(ValueError, match="row 1 of the batch: a row of kind 'speech' has neither a text"):
+        QuestionCollator(tiny_processor(), False)([{**speech(0), "latents": row["latents"]}, row])
+
+
+def test_questions_are_asked_in_several_ways_about_each_kind():
+    music = {"kind": "music", "language": "", "text": "", "caption": ""}
+    effect = {**music, "kind": "effect", "caption": "a dog"}
+    first, second = (conversation(speech(0), None, choice)[0]["content"][1]["text"] for choice in (0, 1))
+    assert first != second and "English" in first
+    assert conversation(music, None, 0)[1]["content"] == "This is music."
+    assert conversation(effect, None, 0)[1]["content"] == "a dog"
+
+
+def test_long_rows_are_cut_at_random_in_training_and_at_their_start_otherwise():
+    row = {"latents": np.arange(40, dtype=np.float32).reshape(20, 2)}
+    torch.manual_seed(0)
+    starts = {LatentsCollator(5, True)([row])["latents"][0, 0, 0].item() for _ in range(20)}
+    assert len(starts) > 3
+    batch = LatentsCollator(5, False)([row, {"latents": row["latents"][:3]}])
+    assert batch["latents"][0, 0, 0] == 0 and batch["latents_mask"].sum(1).tolist() == [5, 3]
+
+
+def test_collapsed_codes_stop_the_training_with_a_message():
+    check_codes({"code_usage": 0.5})
+    with pytest.raises(CodeCollapseError, match="only 3.0% of the codes"):
+        check_codes({"code_usage": 0.03})
+
+
+def test_scores_do_not_depend_on_how_rows_are_batched(data):
+    from f3_training.latents_cache import load_latents
+
+    rows = load_latents(data / "latents", "validation")
+    model = tiny_tokenizer(F3ForPreTraining)
+    whole, single = (held_out_scores(model, LatentsCollator(50, False), rows, size) for size in (4, 1))
+    for name in whole:
+        assert whole[name] == pytest.approx(single[name], abs=2e-2), name
+
+
+def test_a_language_model_needs_a_tokenizer_to_join(data, tmp_path):
+    with pytest.raises(ValueError, match="train RQ-MTP first"):
+        train_representation(arguments(data, tmp_path, language_model="some/model"))
+    with pytest.raises(ValueError, match="either --autoencoder"):
+        train_representation(arguments(data, tmp_path, init_from="x"))
+    assert asdict(arguments(data, tmp_path))["preset"] == "nano"

@@ -1,0 +1,61 @@
+"""
+Stage 1: trains the representation encoder on the latents of a frozen autoencoder, with plain `Trainer`.
+
+    python -m f3_training.representation --latents data/latents --autoencoder model_cards/f3-autoencoder-nano-16khz \\
+        --preset nano --output_dir runs/rq --max_steps 4000                     # RQ-MTP alone (Eq. 5)
+    python -m f3_training.representation --latents data/latents --init_from runs/rq/model --language_model data/smollm2 \\
+        --output_dir runs/joint --max_steps 3000                                # with a frozen language model (Eq. 7)
+
+Without a language model the result, `output_dir/model`, is an [`F3ForPreTraining`]; with one it is an
+[`F3AudioLMForConditionalGeneration`] that refers to the language model, and the tokenizer lies in `output_dir/tokenizer`.
+Started again with the same `--output_dir`, it goes on where it stopped.
+"""
+
+from dataclasses import dataclass, field
+
+from .malloc_settings import restart_with_malloc_settings
+
+
+@dataclass
+class RepresentationArguments:
+    """Stage 1 of F3."""
+
+    latents: str = field(metadata={"help": "what f3_training.latents_cache wrote"})
+    output_dir: str = field(metadata={"help": "checkpoints, logs and the resulting model; resumed from when it exists"})
+    autoencoder: str | None = field(default=None, metadata={"help": "start with this autoencoder and a new encoder"})
+    init_from: str | None = field(default=None, metadata={"help": "or from this tokenizer (F3ForPreTraining)"})
+    preset: str = field(default="nano", metadata={"help": "size of a new encoder: base or nano"})
+    language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
+    text_loss_weight: float = field(default=1.0, metadata={"help": "of the language model's loss"})
+    code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model"})
+    connector_hidden_size: int = 1024
+    sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
+    max_seconds: float = field(default=10.0, metadata={"help": "crops of RQ-MTP; longest row beside a language model"})
+    max_steps: int = field(default=4000, metadata={"help": "length of the schedule"})
+    max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
+    batch_size: int = field(default=32, metadata={"help": "rows per process and step"})
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    gradient_checkpointing: bool = False
+    bf16: bool = True
+    evaluation_steps: int = 500
+    evaluation_items: int = 256
+    logging_steps: int = 20
+    seed: int = 0
+
+
+def train() -> None:
+    """Runs as the command line says."""
+    from transformers import HfArgumentParser
+
+    from .representation_training import train_representation
+
+    (arguments,) = HfArgumentParser(RepresentationArguments).parse_args_into_dataclasses()
+    train_representation(arguments)
+
+
+if __name__ == "__main__":
+    restart_with_malloc_settings("f3_training.representation")
+    train()
