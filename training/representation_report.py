@@ -63,8 +63,8 @@ def check_codes(scores: dict[str, float]) -> None:
 def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size: int) -> dict[str, float]:
     """
     Means over the rows: `code_ce_k` for k frames ahead, `code_unigram`, the entropy of the codes, `code_usage` and
-    `code_perplexity` (relative to V) of the worst codebook; beside a language model also `text_ce`, and `text_ce_swapped`
-    with the audio of the next row in the batch.
+    `code_perplexity` (relative to V) of the worst codebook; beside a language model also `text_ce`, and `text_ce_swapped`,
+    what the text costs when the audio is that of the next row in the batch.
     """
     was_training = model.training
     model.eval()
@@ -73,8 +73,7 @@ def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size:
         batch = collator([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         size = len(batch["latents"])
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cpu"):
-            output = model(**batch)
+        output = _autocast(model, batch)
         if output.code_losses is not None:
             for ahead, loss in enumerate(output.code_losses.tolist(), start=1):
                 sums[f"code_ce_{ahead}"] += size * loss
@@ -84,8 +83,8 @@ def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size:
             counts = found if counts is None else counts + found
         if "labels" in batch:
             sums["text_ce"] += size * output.text_loss.item()
-            if size > 1:
-                sums["text_ce_swapped"] += size * swapped_text_loss(model, batch)
+            other_audio = {**batch, "latents": swapped(batch["latents"], batch["latents_mask"])}
+            sums["text_ce_swapped"] += size * _autocast(model, other_audio).text_loss.item()
     model.train(was_training)
     scores = {name: total / len(rows) for name, total in sums.items()}
     if counts is not None:
@@ -96,18 +95,17 @@ def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size:
     return scores
 
 
-def swapped_text_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
-    """
-    Text loss with the latents of the next item, repeated or cut to the item's own length: what the text costs when the
-    audio says something else.
-    """
-    latents, mask = batch["latents"], batch["latents_mask"]
-    lengths = mask.sum(1)
-    swapped = torch.zeros_like(latents)
-    for item in range(len(latents)):
-        other = (item + 1) % len(latents)
-        wanted, given = int(lengths[item]), latents[other, : int(lengths[other])]
-        repeats = -(-wanted // len(given))
-        swapped[item, :wanted] = given.repeat(repeats, 1)[:wanted]
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cpu"):
-        return model(**{**batch, "latents": swapped}).text_loss.item()
+def swapped(latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Each item of `latents` [B, T, D] replaced by the next one, repeated or cut to the item's own length in `mask` [B, T]."""
+    lengths, others = mask.sum(1).tolist(), torch.zeros_like(latents)
+    for item, length in enumerate(lengths):
+        other = (item + 1) % len(lengths)
+        given = latents[other, : lengths[other]]
+        others[item, :length] = given.repeat(-(-length // len(given)), 1)[:length]
+    return others
+
+
+def _autocast(model: PreTrainedModel, batch: dict[str, torch.Tensor]):
+    """As it trains: in bf16."""
+    with torch.autocast(model.device.type, torch.bfloat16):
+        return model(**batch)
