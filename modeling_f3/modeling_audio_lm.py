@@ -15,14 +15,14 @@ from transformers.utils import can_return_tuple
 
 from .connector import F3Connector, token_counts
 from .model_outputs import F3AudioLMOutput, F3Output
-from .modeling_f3 import F3Model, F3TokenizerPreTrainedModel, draw_latent_noise
+from .modeling_f3 import F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .multi_token_prediction import F3MultiTokenPrediction
 
 
 AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
 
 
-class F3AudioLMForConditionalGeneration(F3TokenizerPreTrainedModel, GenerationMixin):
+class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, GenerationMixin):
     """
     A language model that reads audio. The tokenizer's representations become audio tokens in the connector and take the
     places that `input_ids` keeps for them; the language model answers in text. Its loss trains encoder and connector

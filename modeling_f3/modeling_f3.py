@@ -23,7 +23,7 @@ from .streaming_state import F3StreamingState
 FRAMES_PER_PIECE = 1000
 
 
-class F3TokenizerPreTrainedModel(F3PreTrainedModel):
+class F3RepresentationPreTrainedModel(F3PreTrainedModel):
     config: F3Config
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -46,7 +46,7 @@ class F3TokenizerPreTrainedModel(F3PreTrainedModel):
                 init.zeros_(module.bias)
 
 
-class F3Model(F3TokenizerPreTrainedModel):
+class F3Model(F3RepresentationPreTrainedModel):
     """
     The whole tokenizer. `encode` gives latents, to be decoded or generated, and representations, to be understood, of the
     same frames (`config.autoencoder_config.frame_rate`, 25 a second); `decode` turns latents into audio. The autoencoder
@@ -183,7 +183,7 @@ class F3Model(F3TokenizerPreTrainedModel):
         return BaseModelOutputWithPast(torch.cat(pieces, dim=1), past_key_values if use_cache else None)
 
 
-class F3ForPreTraining(F3TokenizerPreTrainedModel):
+class F3ForPreTraining(F3RepresentationPreTrainedModel):
     """The tokenizer with the heads of RQ-MTP: its loss is Eq. 5, and `Trainer` needs nothing else."""
 
     auto_classes = ("AutoModelForPreTraining",)
@@ -239,7 +239,7 @@ def draw_latent_noise(
     return draw_noise(shape, config.latent_noise_scale, 1 - config.latent_noise_probability, generator)
 
 
-class F3ForAudioClassification(F3TokenizerPreTrainedModel):
+class F3ForAudioClassification(F3RepresentationPreTrainedModel):
     """One of `config.num_labels` classes for the whole item: a norm and a linear layer on the mean representation."""
 
     auto_classes = ("AutoModelForAudioClassification",)
@@ -282,7 +282,7 @@ class F3ForAudioClassification(F3TokenizerPreTrainedModel):
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
-class F3ForCTC(F3TokenizerPreTrainedModel):
+class F3ForCTC(F3RepresentationPreTrainedModel):
     """Tokens by connectionist temporal classification: one of `config.vocab_size` for every frame, or the blank."""
 
     auto_classes = ("AutoModelForCTC",)

@@ -9,8 +9,16 @@ import pytest
 import torch
 from configuration_f3.hub_code import PACKAGES, collect_sources, export_code
 from huggingface_hub.errors import EntryNotFoundError
-from modeling_f3 import F3AutoencoderModel
-from tiny import noise, tiny_config, tiny_feature_extractor, tiny_model
+from modeling_f3 import F3AutoencoderModel, F3ForCTC, F3ForPreTraining
+from tiny import (
+    noise,
+    tiny_audio_lm,
+    tiny_config,
+    tiny_feature_extractor,
+    tiny_model,
+    tiny_processor,
+    tiny_tokenizer,
+)
 from transformers import AutoFeatureExtractor, AutoModel
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 from transformers.utils import hub
@@ -24,6 +32,7 @@ MODEL_CODE = CONFIG_CODE | {
     "latent_bottleneck.py",
     "model_outputs.py",
     "modeling_autoencoder.py",
+    "pretrained_model.py",
     "spectrogram.py",
     "streaming_state.py",
 }
@@ -35,16 +44,17 @@ AUTO_MAP = {
 }
 
 # What somebody runs who has never installed us: every Auto class, the same outputs, and saving again.
-STRANGER = """
+NOT_INSTALLED = f"""
 import sys
 
 class NotInstalled:
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in {packages}:
+        if name.split(".")[0] in {(*PACKAGES, "f3_training")}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, NotInstalled)
-
+"""
+STRANGER = """
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
 
@@ -66,6 +76,23 @@ for auto_class in (AutoModel, AutoModelForAudioTokenization):
 model.save_pretrained(target)
 extractor.save_pretrained(target)
 config.save_pretrained(target + "-config")
+"""
+
+# The same for text and audio together; the language model stays where it was.
+STRANGER_TO_LANGUAGE_MODELS = """
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+folder, answers, target = sys.argv[1:]
+expected = torch.load(answers)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True)
+assert not any(parameter.requires_grad for parameter in model.language_model.parameters())
+inputs = processor("<file_sep>?", expected["audio"].numpy(), 800)
+with torch.no_grad():
+    torch.testing.assert_close(model(**inputs).logits, expected["logits"])
+model.save_pretrained(target)
+processor.save_pretrained(target)
 """
 
 
@@ -95,12 +122,17 @@ def visit_as_a_stranger(folder: Path, target: Path) -> None:
     with torch.no_grad():
         encoded = model.encode(audio[None, None])
         expected = {"audio": audio, "latents": encoded.latents, "audio_values": model.decode(**encoded).audio_values}
+    run_as_a_stranger(STRANGER, folder, expected, target)
+
+
+def run_as_a_stranger(script: str, folder: Path, expected: dict, target: Path) -> None:
+    """Runs a script in a process that cannot import the project."""
     answers = target.parent / "answers.pt"
     torch.save(expected, answers)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": str(target.parent / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER.format(packages=(*PACKAGES, "f3_training")), folder, answers, target],
+        [sys.executable, "-I", "-c", NOT_INSTALLED + script, folder, answers, target],
         env=environment,
         cwd=target.parent,
         capture_output=True,
@@ -124,6 +156,31 @@ def test_three_generations_load_without_the_package(saved):
     assert files_of(second.with_name("second-config")) == CONFIG_CODE | {"config.json"}
     visit_as_a_stranger(second, third)
     assert contents_of(third) == contents_of(saved)
+
+
+def test_the_audio_language_model_loads_without_the_package_and_can_be_saved_again(tmp_path):
+    model, audio = tiny_audio_lm(tmp_path), noise(300)
+    model.save_pretrained(tmp_path / "0")
+    tiny_processor().save_pretrained(tmp_path / "0")
+    with torch.no_grad():
+        logits = model(**tiny_processor()("<file_sep>?", audio.numpy(), 800)).logits
+    for generation in (0, 1):
+        target = tmp_path / str(generation + 1)
+        run_as_a_stranger(
+            STRANGER_TO_LANGUAGE_MODELS, tmp_path / str(generation), {"audio": audio, "logits": logits}, target
+        )
+        assert files_of(target, ".py") == files_of(tmp_path / "0", ".py")
+
+
+@pytest.mark.parametrize("model_class, options", [(F3ForPreTraining, {}), (F3ForCTC, {"vocab_size": 5})])
+def test_every_head_is_named_in_the_folder_of_its_relatives(model_class, options, tmp_path):
+    tiny_tokenizer(model_class, **options).save_pretrained(tmp_path)
+    auto_map = auto_map_of(tmp_path / "config.json")
+    assert auto_map["AutoModel"] == "modeling_f3.F3Model" and auto_map["AutoConfig"] == "configuration_f3.F3Config"
+    for auto_class in model_class.auto_classes:
+        assert auto_map[auto_class] == f"modeling_f3.{model_class.__name__}"
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded).__name__ == "F3Model"
 
 
 def test_only_imports_are_rewritten(saved):

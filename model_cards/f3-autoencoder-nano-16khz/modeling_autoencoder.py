@@ -1,20 +1,16 @@
 """F3 autoencoder: waveform to normalised continuous latents and back (arXiv 2606.06357, Eq. 1 and 2)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from .configuration_autoencoder import F3AutoencoderConfig
-from .hub_code import HubCodeMixin
-from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .causal_conv import CausalConv2d, name_streaming_layers
 from .ladder import ACTIVATIONS, DecoderProjection, DownStage, EncoderProjection, UpStage
 from .latent_bottleneck import draw_noise, normalize_latents
 from .model_outputs import F3AutoencoderDecoderOutput, F3AutoencoderEncoderOutput, F3AutoencoderOutput
+from .pretrained_model import F3PreTrainedModel
 from .spectrogram import Spectrogram
 from .streaming_state import F3StreamingState
 
@@ -23,43 +19,10 @@ from .streaming_state import F3StreamingState
 FRAMES_PER_PIECE = 500
 
 
-class F3AutoencoderPreTrainedModel(HubCodeMixin, PreTrainedModel):
+class F3AutoencoderPreTrainedModel(F3PreTrainedModel):
     config: F3AutoencoderConfig
     base_model_prefix = "autoencoder"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
     _no_split_modules = ["DownStage", "UpStage"]
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
-    ):
-        """
-        As in Transformers, but a checkpoint that does not hold all weights is refused, not completed with random ones.
-        Who passes `output_loading_info=True` or a `state_dict` judges for themselves.
-
-        Raises:
-            `OSError`: when a weights file cannot be read to its end.
-            `RuntimeError`: when weights are missing or have another shape.
-        """
-        try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise OSError(
-                f"the weights in {pretrained_model_name_or_path!r} are damaged ({error}): download or save them again"
-            ) from error
-        if output_loading_info:
-            return model, info
-        missing = sorted(info["missing_keys"]) if kwargs.get("state_dict") is None else []
-        if missing:
-            raise RuntimeError(
-                f"the checkpoint {pretrained_model_name_or_path!r} lacks {len(missing)} weights of {cls.__name__} "
-                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): download or save it again, or check "
-                "that its config.json belongs to it"
-            )
-        return model
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -287,6 +250,10 @@ class F3AutoencoderModel(F3AutoencoderPreTrainedModel):
             state.clear()
         lengths = torch.full((samples.shape[0],), samples.shape[1], device=samples.device)
         return F3AutoencoderDecoderOutput(samples[:, None], lengths)
+
+    def checked_latents_mask(self, latents: torch.Tensor, latents_mask: torch.Tensor | None) -> torch.Tensor:
+        """The mask `[B, T]` of latents that came from outside; all frames without one. Raises what `decode` raises."""
+        return _length_mask(self._check_latents(latents, latents_mask), latents.shape[1])
 
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
         """Eq. 1."""
