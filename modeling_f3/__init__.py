@@ -1,12 +1,13 @@
 """The models of the F3 family. Importing this package registers all of them with the Auto classes of Transformers."""
 
 import transformers
-from configuration_f3 import F3AudioLMConfig, F3AutoencoderConfig, F3Config
+from configuration_f3 import F3AudioLMConfig, F3AutoencoderConfig, F3Config, F3FlowHeadConfig
 from feature_extraction_f3 import F3FeatureExtractor, F3Processor
 
 from .modeling_audio_lm import F3AudioLMForConditionalGeneration
 from .modeling_autoencoder import F3AutoencoderModel
 from .modeling_f3 import F3ForAudioClassification, F3ForCTC, F3ForPreTraining, F3Model
+from .modeling_flow_head import F3FlowHead
 from .streaming_state import F3StreamingState
 
 
@@ -16,6 +17,7 @@ for _model_class in (
     F3ForPreTraining,
     F3ForAudioClassification,
     F3ForCTC,
+    F3FlowHead,
     F3AudioLMForConditionalGeneration,
 ):
     for _auto_class in _model_class.auto_classes:
@@ -28,6 +30,8 @@ __all__ = [
     "F3AutoencoderModel",
     "F3Config",
     "F3FeatureExtractor",
+    "F3FlowHead",
+    "F3FlowHeadConfig",
     "F3ForAudioClassification",
     "F3ForCTC",
     "F3ForPreTraining",

@@ -95,7 +95,7 @@ class F3ForPreTrainingOutput(ModelOutput):
             Eq. 5, in nat.
         logits (`torch.FloatTensor` of shape `(batch, frames, num_future_frames, num_codebooks, codebook_size)`):
             Predictions of the codes 1, 2, ... frames ahead.
-        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+        code_losses (`tuple(torch.FloatTensor)`, *optional*):
             The terms of Eq. 5 by distance.
         codes (`torch.LongTensor` of shape `(batch, frames, num_codebooks)`):
             Codes of the clean latents.
@@ -105,7 +105,7 @@ class F3ForPreTrainingOutput(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
-    code_losses: torch.FloatTensor | None = None
+    code_losses: tuple[torch.FloatTensor, ...] | None = None
     codes: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -127,7 +127,7 @@ class F3AudioLMOutput(ModelOutput):
             Cross-entropy of the text (Eq. 7), in nat.
         code_loss (`torch.FloatTensor` of shape `()`, *optional*):
             RQ-MTP (Eq. 5), in nat.
-        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+        code_losses (`tuple(torch.FloatTensor)`, *optional*):
             Its terms by distance.
     """
 
@@ -138,4 +138,4 @@ class F3AudioLMOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
     text_loss: torch.FloatTensor | None = None
     code_loss: torch.FloatTensor | None = None
-    code_losses: torch.FloatTensor | None = None
+    code_losses: tuple[torch.FloatTensor, ...] | None = None

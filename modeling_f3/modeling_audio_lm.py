@@ -209,7 +209,7 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
             losses["text_loss"] = text_loss(output.logits[:, -labels.shape[1] :], labels[:, -output.logits.shape[1] :])
         if audio is not None and self.prediction is not None:
             predicted = self.prediction(audio.last_hidden_state, audio.latents, audio.latents_mask)
-            losses["code_loss"], losses["code_losses"] = predicted.loss, predicted.losses
+            losses["code_loss"], losses["code_losses"] = predicted.loss, tuple(predicted.losses)
         return F3AudioLMOutput(
             loss=self._total(losses) if labels is not None else None,
             logits=output.logits,

@@ -40,10 +40,8 @@ class F3RepresentationPreTrainedModel(F3PreTrainedModel):
             init.copy_(module.codebooks, codebooks)
             init.zeros_(module.mean)
             init.ones_(module.deviation)
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
 
 class F3Model(F3RepresentationPreTrainedModel):
@@ -225,7 +223,7 @@ class F3ForPreTraining(F3RepresentationPreTrainedModel):
         return F3ForPreTrainingOutput(
             loss=predicted.loss,
             logits=predicted.logits,
-            code_losses=predicted.losses,
+            code_losses=tuple(predicted.losses),
             codes=predicted.codes,
             hidden_states=output.hidden_states,
             attentions=output.attentions,

@@ -16,18 +16,20 @@ class F3RandomQuantizer(nn.Module):
         super().__init__()
         self.seed = config.codebook_seed
         width = config.autoencoder_config.latent_dim
+        self.shape = (config.num_codebooks, config.codebook_size, width, config.codebook_dim)
+        projections, codebooks = self.random_tensors()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
-        self.register_buffer("projections", torch.empty(config.num_codebooks, width, config.codebook_dim))
-        self.register_buffer("codebooks", torch.empty(config.num_codebooks, config.codebook_size, config.codebook_dim))
+        self.register_buffer("projections", projections)
+        self.register_buffer("codebooks", codebooks)
 
     def random_tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Projections (Xavier uniform) and codebooks (directions of Gaussian vectors), always the same for a seed."""
-        generator = torch.Generator().manual_seed(self.seed)
-        width, codebook_dim = self.projections.shape[1:]
+        books, size, width, codebook_dim = self.shape
+        draw = {"generator": torch.Generator().manual_seed(self.seed), "device": "cpu"}
         bound = (6 / (width + codebook_dim)) ** 0.5
-        projections = bound * (2 * torch.rand(self.projections.shape, generator=generator) - 1)
-        codebooks = F.normalize(torch.randn(self.codebooks.shape, generator=generator), dim=-1)
+        projections = bound * (2 * torch.rand(books, width, codebook_dim, **draw) - 1)
+        codebooks = F.normalize(torch.randn(books, size, codebook_dim, **draw), dim=-1)
         return projections, codebooks
 
     @torch.no_grad()

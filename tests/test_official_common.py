@@ -52,7 +52,9 @@ def upstream(request, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name, at_least", [("official_common_autoencoder.py", 70)])
+@pytest.mark.parametrize(
+    "name, at_least", [("official_common_autoencoder.py", 70), ("official_common_tokenizer.py", 80)]
+)
 def test_official_common_tests_pass(upstream, name, at_least, capsys):
     (upstream / "tests" / f"test_{name}").write_text((ROOT / "tests" / name).read_text())
     report = upstream / f"{name}.xml"

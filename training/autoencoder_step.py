@@ -13,12 +13,12 @@ from .losses import MultiScaleSpectralLoss, adversarial_loss, discriminator_loss
 class LossWeights:
     """Weights of the autoencoder's loss; the names are those of the log."""
 
-    mel: float = 15.0
-    complex_spectrum: float = 45.0
-    magnitude_spectrum: float = 30.0
-    waveform: float = 15.0
+    mel: float = 25.0
+    complex_spectrum: float = 25.0
+    magnitude_spectrum: float = 60.0
+    waveform: float = 5.0
     adversarial: float = 1.0
-    feature_matching: float = 5.0
+    feature_matching: float = 8.0
 
 
 @dataclass

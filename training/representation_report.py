@@ -75,8 +75,8 @@ def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size:
         size = len(batch["latents"])
         output = _autocast(model, batch)
         if output.code_losses is not None:
-            for ahead, loss in enumerate(output.code_losses.tolist(), start=1):
-                sums[f"code_ce_{ahead}"] += size * loss
+            for ahead, loss in enumerate(output.code_losses, start=1):
+                sums[f"code_ce_{ahead}"] += size * loss.item()
             quantizer = model.prediction.quantizer
             codes = quantizer(batch["latents"])
             found = code_counts(codes, batch["latents_mask"], quantizer.codebooks.shape[1])
