@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN
 from configuration_f3.hub_code import HubCodeMixin
 from transformers import BatchFeature, ProcessorMixin
 
@@ -15,7 +16,6 @@ SPARE_TOKENS = (
     ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
     ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
 )
-FRAMES_PER_TOKEN = 2
 
 
 class F3Processor(HubCodeMixin, ProcessorMixin):
@@ -114,6 +114,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         conversation: list[dict] | list[list[dict]],
         *,
         add_generation_prompt: bool = False,
+        speak: bool = False,
         tokenize: bool = True,
         return_labels: bool = False,
         sampling_rate: int | None = None,
@@ -127,8 +128,11 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
         Args:
             add_generation_prompt: end with the beginning of an answer.
+            speak: end with the beginning of a spoken one; where the conversation ends in audio of the assistant, with that
+                audio, to be gone on with in the same voice.
             tokenize: return what the model takes, not the text.
-            return_labels: add `labels`, which are the tokens of the assistant's messages and -100 elsewhere.
+            return_labels: add what there is to learn from the assistant: `labels`, the tokens of written answers and -100
+                elsewhere, and `spoken` `[A]`, true for audio in an answer. An answer with audio in it is all spoken.
             sampling_rate: of the waveforms.
             padding_side: `"left"` to generate, `"right"` to train; by default the one that suits `return_labels`.
 
@@ -138,7 +142,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         """
         batch = [conversation] if conversation and isinstance(conversation[0], dict) else list(conversation)
         if not tokenize:
-            texts = [self._render(messages, add_generation_prompt) for messages in batch]
+            texts = [self._prompt(messages, add_generation_prompt, speak) for messages in batch]
             return texts if batch is conversation or isinstance(conversation[0], list) else texts[0]
         parts = [part for messages in batch for part in _audio_parts(messages)]
         by_latents = [part["latents"] for part in parts if "latents" in part]
@@ -150,11 +154,18 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         rows, labels = [], []
         for row, messages in enumerate(batch):
             ids, targets = [], []
-            for segment, is_answer in self._segments(messages, add_generation_prompt):
+            opening = add_generation_prompt or (speak and not _goes_on(messages))
+            for segment, is_answer in self._segments(messages, opening):
                 segment_ids = self._ids(segment, counts, special=False)
                 ids += segment_ids
-                targets += segment_ids if is_answer else [-100] * len(segment_ids)
-            if return_labels and not any(target != -100 for target in targets):
+                written = is_answer and self.placeholder_token not in segment
+                targets += segment_ids if written else [-100] * len(segment_ids)
+            if speak and _goes_on(messages):
+                del ids[len(ids) - ids[::-1].index(self.token_ids["audio_token_id"]) :]  # what would end the audio
+            elif speak:
+                ids.append(self.token_ids["audio_start_token_id"])
+            targets = [*targets, -100][: len(ids)]
+            if return_labels and not (any(target != -100 for target in targets) or any(_spoken(messages))):
                 raise ValueError(
                     f"conversation {row} has no answer of the assistant to learn: add one, or leave it out"
                 )
@@ -164,7 +175,18 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         data = {**self._padded(rows, side), **heard}
         if return_labels:
             data["labels"] = _pad(labels, -100, side)
+            if parts:
+                data["spoken"] = torch.tensor([flag for messages in batch for flag in _spoken(messages)])
         return BatchFeature(data)
+
+    def _prompt(self, messages: list[dict], add_generation_prompt: bool, speak: bool) -> str:
+        """The rendered conversation, with its placeholders."""
+        if not speak:
+            return self._render(messages, add_generation_prompt)
+        if not _goes_on(messages):
+            return self._render(messages, True) + self.start_token
+        before, placeholder, _ = self._render(messages, False).rpartition(self.placeholder_token)
+        return before + placeholder
 
     def _segments(self, messages: list[dict], add_generation_prompt: bool) -> list[tuple[str, bool]]:
         """The rendered conversation cut where answers of the assistant begin and end; true for answers."""
@@ -240,6 +262,13 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         mask = [[1] * len(row) for row in rows]
         return {"input_ids": _pad(rows, pad, side), "attention_mask": _pad(mask, 0, side)}
 
+    def save_audio(self, audio: Any, path: str) -> None:
+        """Writes one waveform, or one of the `audio` that `generate` returns, as a sound file at the model's rate."""
+        import soundfile
+
+        samples = torch.as_tensor(audio).detach().float().cpu().flatten().numpy()
+        soundfile.write(path, samples, self.feature_extractor.sampling_rate)
+
     def batch_decode(self, *args, **kwargs) -> list[str]:
         """The tokenizer's."""
         return self.tokenizer.batch_decode(*args, **kwargs)
@@ -274,6 +303,16 @@ def _audio_parts(messages: list[dict]) -> list[dict]:
         for part in message["content"]
         if part.get("type") == "audio"
     ]
+
+
+def _spoken(messages: list[dict]) -> list[bool]:
+    """For each audio of a conversation, whether the assistant says it."""
+    return [message["role"] == "assistant" for message in messages for _ in _audio_parts([message])]
+
+
+def _goes_on(messages: list[dict]) -> bool:
+    """Whether a conversation ends in audio of the assistant."""
+    return bool(messages) and messages[-1]["role"] == "assistant" and bool(_audio_parts(messages[-1:]))
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

@@ -2,10 +2,8 @@
 
 import torch
 import torch.nn.functional as F
+from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN
 from torch import nn
-
-
-FRAMES_PER_TOKEN = 2
 
 
 class F3Connector(nn.Module):

@@ -129,6 +129,10 @@ class F3AudioLMOutput(ModelOutput):
             RQ-MTP (Eq. 5), in nat.
         code_losses (`tuple(torch.FloatTensor)`, *optional*):
             Its terms by distance.
+        flow_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Squared error of the flow head's velocity (Eq. 9).
+        stop_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy of the end of speech, in nat.
     """
 
     loss: torch.FloatTensor | None = None
@@ -139,3 +143,25 @@ class F3AudioLMOutput(ModelOutput):
     text_loss: torch.FloatTensor | None = None
     code_loss: torch.FloatTensor | None = None
     code_losses: tuple[torch.FloatTensor, ...] | None = None
+    flow_loss: torch.FloatTensor | None = None
+    stop_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+class F3SpeechOutput(ModelOutput):
+    """
+    Args:
+        audio (`list(torch.FloatTensor)`):
+            The waveform `[samples]` of each row, without the prompt.
+        audio_lengths (`torch.LongTensor` of shape `(batch,)`):
+            Their samples.
+        latents (`list(torch.FloatTensor)`):
+            Their latents `[frames, latent_dim]`, to be decoded again or elsewhere.
+        finish_reasons (`list(str)`):
+            `"stop"` for rows that ended by themselves, `"length"` for those that were cut off.
+    """
+
+    audio: list[torch.FloatTensor] | None = None
+    audio_lengths: torch.LongTensor | None = None
+    latents: list[torch.FloatTensor] | None = None
+    finish_reasons: list[str] | None = None

@@ -5,35 +5,36 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from configuration_f3.configuration_audio_lm import F3AudioLMConfig
+from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN, F3AudioLMConfig
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin
+from transformers import AutoModelForCausalLM
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .connector import F3Connector, token_counts
+from .generation_f3 import AUDIO_INPUTS, F3SpeechGenerationMixin
+from .latent_bottleneck import draw_noise
 from .model_outputs import F3AudioLMOutput, F3Output
 from .modeling_f3 import F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
+from .modeling_flow_head import F3FlowHead
 from .multi_token_prediction import F3MultiTokenPrediction
 
 
-AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
-
-
-class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, GenerationMixin):
+class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3RepresentationPreTrainedModel):
     """
-    A language model that reads audio. The tokenizer's representations become audio tokens in the connector and take the
-    places that `input_ids` keeps for them; the language model answers in text. Its loss trains encoder and connector
-    through the frozen language model, next to RQ-MTP on the representations themselves.
+    A language model that listens and speaks. The tokenizer's representations become audio tokens in the connector and take
+    the places that `input_ids` keeps for them; the language model answers in text, or its hidden states become the latent
+    patches of speech in the flow head. The losses train encoder and connector through the frozen language model, next to
+    RQ-MTP on the representations themselves.
     """
 
     config: F3AudioLMConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
-    auto_classes = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForSpeechSeq2Seq")
+    auto_classes = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForSpeechSeq2Seq", "AutoModelForTextToWaveform")
     accepts_loss_kwargs = False  # losses are means over the items of a batch, whatever `Trainer` counts
     _keep_in_fp32_modules_strict = ["audio_model.autoencoder.decoder"]
 
@@ -45,6 +46,10 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.prediction = F3MultiTokenPrediction(config.audio_config) if config.code_loss_weight > 0 else None
+        self.flow_head = self.stop_head = None
+        if config.flow_config is not None:
+            self.flow_head = F3FlowHead(config.flow_config)
+            self.stop_head = nn.Linear(config.text_config.hidden_size, 1)
         if not config.save_language_model:
             self._keys_to_ignore_on_load_missing = [r"^language_model\."]  # fetched from where they are
         self.post_init()
@@ -164,6 +169,7 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
         latents: torch.Tensor | None = None,
         latents_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        spoken: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -181,18 +187,19 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
             latents_mask: `[A, T]`.
             labels: `[B, L]`, the text to be learned, -100 elsewhere. In training only the logits from the first label on
                 are computed.
+            spoken: `[A]`, true for the audios to be learned as speech.
 
         Raises:
             `ValueError`: when placeholders and audio do not match, the text is longer than the language model reads, or
-                no row has a label.
+                there is nothing to learn though there are labels.
         """
         audio = self._audio(input_values, padding_mask, latents, latents_mask)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
         self._check_length(inputs_embeds, attention_mask)
-        first = 0
+        speaks = spoken is not None and bool(spoken.any())
         if labels is not None:
-            first = self._first_label(labels)
+            first = self._first_label(labels, speaks)
             if self.training:
                 logits_to_keep = labels.shape[1] - first + 1  # a label is predicted one step earlier
         output = self.language_model(
@@ -202,7 +209,7 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            **kwargs,
+            **{**kwargs, "output_hidden_states": True} if speaks else kwargs,
         )
         losses = {}
         if labels is not None:
@@ -210,8 +217,10 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
         if audio is not None and self.prediction is not None:
             predicted = self.prediction(audio.last_hidden_state, audio.latents, audio.latents_mask)
             losses["code_loss"], losses["code_losses"] = predicted.loss, tuple(predicted.losses)
+        if speaks:
+            losses |= self._speech_losses(input_ids, output.hidden_states[-1], audio, spoken)
         return F3AudioLMOutput(
-            loss=self._total(losses) if labels is not None else None,
+            loss=self._total(losses) if labels is not None or speaks else None,
             logits=output.logits,
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
@@ -271,9 +280,49 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
                 inputs.pop(name, None)  # the cache has read the audio
         return inputs
 
-    def _first_label(self, labels: torch.Tensor) -> int:
+    def _speech_losses(
+        self, input_ids: torch.Tensor, hidden: torch.Tensor, audio: F3Output, spoken: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """
+        Flow and stop loss of the audios that are `spoken` [A]: first the mean over the patches of each, then over the rows
+        of the batch, so that a batch cut into smaller ones has the same loss. Patch i is learned from the hidden state
+        before its place, its end from the one at its place.
+        """
+        counts = token_counts(audio.latents_mask.sum(1))
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        begins = torch.cat([owner.new_ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])
+        ends = torch.cat([begins[1:], begins[:1]])
+
+        tokens = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+        odd = audio.latents.shape[1] % FRAMES_PER_TOKEN
+        patches = F.pad(audio.latents, (0, 0, 0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN))[tokens]
+        complete = F.pad(audio.latents_mask, (0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN)).all(-1)[tokens]
+        representations = self.connector.downsampled(audio.last_hidden_state)[tokens].detach()
+        previous = patches.roll(1, 0)
+        if self.training:
+            noise = draw_noise((len(previous), *previous.shape[1:]), self.config.previous_noise_scale, 0.5)
+            previous = previous + noise.to(previous)
+
+        places = input_ids == self.config.audio_token_id
+        before, at = hidden[:, :-1][places[:, 1:]], hidden[places]
+        said = spoken[owner]
+        learned = said & complete
+        flow = self.flow_head.loss(
+            patches[learned], before[learned], representations.roll(1, 0)[learned], previous[learned], ~begins[learned]
+        )
+        scores = self.stop_head(at[said].to(self.stop_head.weight.dtype))[:, 0].float()
+        stop = F.binary_cross_entropy_with_logits(scores, ends[said].float(), reduction="none")
+        rows = len(input_ids)
+        return {
+            "flow_loss": _mean_of_means(flow, owner[learned], rows),
+            "stop_loss": _mean_of_means(stop, owner[said], rows),
+        }
+
+    def _first_label(self, labels: torch.Tensor, speaks: bool) -> int:
         """The first position that any row has a label at, not counting position 0, which nothing predicts."""
         columns = (labels[:, 1:] != -100).any(0).nonzero()
+        if columns.numel() == 0 and speaks:
+            return labels.shape[1]
         if columns.numel() == 0:
             raise ValueError(
                 f"none of the {labels.shape[0]} rows has a label: leave labels out, or give the rows a text"
@@ -281,8 +330,14 @@ class F3AudioLMForConditionalGeneration(F3RepresentationPreTrainedModel, Generat
         return int(columns[0]) + 1
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        total = self.config.text_loss_weight * losses["text_loss"]
-        return total + self.config.code_loss_weight * losses["code_loss"] if "code_loss" in losses else total
+        weights = {name: getattr(self.config, f"{name}_weight") for name in losses if name != "code_losses"}
+        return sum(weight * losses[name] for name, weight in weights.items())
+
+
+def _mean_of_means(values: torch.Tensor, owner: torch.Tensor, rows: int) -> torch.Tensor:
+    """The sum over owners of the mean of the values [n] that belong to each, divided by `rows`."""
+    sizes = torch.bincount(owner)
+    return (values / sizes[owner]).sum() / rows
 
 
 def text_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

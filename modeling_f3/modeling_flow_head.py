@@ -158,7 +158,7 @@ class F3FlowHead(F3PreTrainedModel):
         noise_temperature: float = 1.0,
         solver: str = "euler",
         sway: float = -1.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """
         The next patches `[N, P, D]` in fp32.
@@ -169,7 +169,8 @@ class F3FlowHead(F3PreTrainedModel):
             noise_temperature: variance of the noise to start from.
             solver: `"euler"` or `"midpoint"`.
             sway: see `time_grid`.
-            generator: of the noise, on the CPU.
+            generator: of the noise, on the CPU; one for all items, or a list with one for each, so that an item does not
+                depend on its batch.
 
         Raises:
             `ValueError`: for an unknown solver, or settings out of range.
@@ -181,7 +182,11 @@ class F3FlowHead(F3PreTrainedModel):
                 f"noise_temperature ({noise_temperature}) and guidance_scale ({guidance_scale}) must not be negative"
             )
         shape = (len(condition), self.config.patch_size, self.config.latent_dim)
-        start = noise_temperature**0.5 * torch.randn(shape, generator=generator).to(condition.device)
+        if isinstance(generator, list):
+            noise = torch.cat([torch.randn(1, *shape[1:], generator=own) for own in generator])
+        else:
+            noise = torch.randn(shape, generator=generator)
+        start = noise_temperature**0.5 * noise.to(condition.device)
         known = {"representation": representation, "previous_patch": previous_patch, "has_previous": has_previous}
         known |= {"condition": condition, "has_representation": has_previous}
         guide = guidance_scale != 1

@@ -187,3 +187,16 @@ def write_latents(folder: Path, autoencoder: F3AutoencoderModel, rows: dict[str,
         ),
         Accelerator(cpu=True),
     )  # fmt: skip
+
+
+def tiny_flow_config() -> dict:
+    """For `tiny_audio_lm(..., flow_config=tiny_flow_config())`."""
+    return {
+        "latent_dim": TINY["latent_dim"],
+        "condition_size": 24,
+        "representation_size": 20,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }

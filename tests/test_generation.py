@@ -1,0 +1,237 @@
+import pytest
+import torch
+from modeling_f3 import F3AudioLMForConditionalGeneration
+from modeling_f3.generation_f3 import audios_by_row
+from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor
+from transformers import pipeline
+
+
+@pytest.fixture
+def model(tmp_path) -> F3AudioLMForConditionalGeneration:
+    """Speaks at random, and hardly ever stops by itself."""
+    speaker = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config())
+    with torch.no_grad():
+        torch.nn.init.normal_(speaker.flow_head.velocity.weight, std=0.3)
+        torch.nn.init.constant_(speaker.stop_head.bias, -20.0)
+    return speaker
+
+
+def say(*texts: str) -> dict:
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    return dict(tiny_processor().apply_chat_template(conversations, speak=True))
+
+
+def prompted(text: str, seconds: float, seed: int = 0) -> list[dict]:
+    voice = {"type": "audio", "audio": noise(int(800 * seconds), seed=seed).numpy()}
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": [voice]}]
+
+
+def seeds(*numbers: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in numbers]
+
+
+def test_a_prompt_that_ends_in_audio_start_is_answered_in_speech(model):
+    output = model.generate(**say("hello"), max_new_patches=5)
+    assert output.audio[0].shape == (5 * 2 * 32,) and output.audio_lengths.tolist() == [320]
+    assert output.latents[0].shape == (10, 4) and output.finish_reasons == ["length"]
+    torch.testing.assert_close(output.latents[0].square().mean(-1), torch.ones(10), atol=1e-3, rtol=0)  # Eq. 1
+
+
+def test_the_same_seed_gives_the_same_speech(model):
+    first, again, other = (model.generate(**say("hi"), max_new_patches=4, generator=seeds(s)[0]) for s in (0, 0, 1))
+    assert torch.equal(first.audio[0], again.audio[0]) and not torch.equal(first.audio[0], other.audio[0])
+
+
+def test_rows_of_a_left_padded_batch_are_spoken_as_they_are_alone(model):
+    texts = ("hi", "a much longer text")
+    together = model.generate(**say(*texts), max_new_patches=6, generator=seeds(1, 2))
+    for row, text in enumerate(texts):
+        alone = model.generate(**say(text), max_new_patches=6, generator=seeds(row + 1))
+        torch.testing.assert_close(together.audio[row], alone.audio[0], atol=1e-4, rtol=0)
+
+
+def test_streamed_chunks_together_are_the_audio(model):
+    inputs = say("hi", "a much longer text")
+    whole = model.generate(**inputs, max_new_patches=6, generator=seeds(1, 2))
+    chunks = list(model.stream_audio(**inputs, max_new_patches=6, generator=seeds(1, 2)))
+    for row in range(2):
+        torch.testing.assert_close(torch.cat([chunk[row] for chunk in chunks]), whole.audio[row], atol=1e-4, rtol=0)
+
+
+def test_the_first_chunk_comes_before_the_second_step_of_the_language_model(model, monkeypatch):
+    steps, read = [], model._read
+    monkeypatch.setattr(model, "_read", lambda *args: steps.append(1) or read(*args))
+    first = next(model.stream_audio(**say("hi"), max_new_patches=6))
+    assert len(steps) == 1 and first[0].numel() > 0
+
+
+def test_rows_stop_by_themselves_and_say_so(model, monkeypatch):
+    class Clock(torch.nn.Module):
+        """Ends the first row after three patches and the second after five."""
+
+        weight, count = torch.zeros(1), 0
+
+        def forward(self, hidden):
+            self.count += 1
+            return torch.tensor([[9.0 if self.count >= 3 else -9.0], [9.0 if self.count >= 5 else -9.0]])
+
+    model.stop_head = Clock()
+    output = model.generate(**say("hi", "ho"), max_new_patches=20)
+    assert output.audio_lengths.tolist() == [3 * 64, 5 * 64] and output.finish_reasons == ["stop", "stop"]
+    model.stop_head = Clock()
+    assert model.generate(**say("hi", "ho"), max_new_patches=4).finish_reasons == ["stop", "length"]
+    model.stop_head = Clock()
+    assert model.generate(**say("hi", "ho"), min_new_patches=4).audio_lengths.tolist() == [4 * 64, 5 * 64]
+
+
+def test_without_a_cap_the_length_of_the_text_is_one(model):
+    inputs = say("hi")
+    output = model.generate(**inputs, patches_per_token=1)
+    assert output.audio_lengths.tolist() == [(inputs["input_ids"].shape[1] + 25) * 64]
+    assert output.finish_reasons == ["length"]
+
+
+def test_tokens_made_step_by_step_are_those_of_the_whole(model):
+    """What the language model reads while it speaks is what it would read of the finished audio."""
+    inputs, read, embedded = say("hi"), model._read, []
+    model._read = lambda embeds, *rest: embedded.append(embeds) or read(embeds, *rest)
+    output = model.generate(**inputs, max_new_patches=6)
+    whole = model.get_audio_features(latents=output.latents[0][None]).pooler_output
+    torch.testing.assert_close(torch.cat(embedded[1:], dim=1)[0], whole[:5], atol=1e-4, rtol=0)
+
+
+def test_hidden_states_made_step_by_step_are_those_of_teacher_forcing(model):
+    inputs, read, states = say("hi"), model._read, []
+
+    def recorded(*args):
+        state, cache = read(*args)
+        states.append(state)
+        return state, cache
+
+    model._read = recorded
+    output = model.generate(**inputs, max_new_patches=4)
+    placeholder = torch.full((1, 3), model.config.audio_token_id)
+    ids = torch.cat([inputs["input_ids"], placeholder], dim=1)
+    forced = model(ids, latents=output.latents[0][None, :6], output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(torch.stack(states, dim=1), forced[:, -4:], atol=1e-4, rtol=0)
+
+
+def test_a_voice_prompt_is_gone_on_with_and_not_repeated(model):
+    processor = tiny_processor()
+    inputs = processor.apply_chat_template([prompted("one two", 0.4)], speak=True, sampling_rate=800)
+    assert inputs["input_ids"][0, -1] == model.config.audio_token_id
+    output = model.generate(**inputs, max_new_patches=3, generator=seeds(0))
+    assert output.audio_lengths.tolist() == [3 * 64]
+    other = processor.apply_chat_template([prompted("one two", 0.4, seed=5)], speak=True, sampling_rate=800)
+    assert not torch.equal(output.audio[0], model.generate(**other, max_new_patches=3, generator=seeds(0)).audio[0])
+
+
+def test_voice_prompts_of_different_lengths_share_a_batch(model):
+    processor = tiny_processor()
+    conversations = [prompted("one", 0.2, 1), prompted("one two three", 0.7, 2)]
+    batch = processor.apply_chat_template(conversations, speak=True, sampling_rate=800)
+    together = model.generate(**batch, max_new_patches=5, generator=seeds(1, 2))
+    for row, conversation in enumerate(conversations):
+        single = processor.apply_chat_template([conversation], speak=True, sampling_rate=800)
+        alone = model.generate(**single, max_new_patches=5, generator=seeds(row + 1))
+        torch.testing.assert_close(together.audio[row], alone.audio[0], atol=1e-4, rtol=0)
+
+
+def test_rows_with_several_audios_can_be_answered_with_beams(model):
+    processor = tiny_processor()
+    audio = [noise(int(800 * seconds), seed=i).numpy() for i, seconds in enumerate((0.2, 0.5, 0.3))]
+    batch = processor(["a <file_sep> b <file_sep>", "a <file_sep>"], audio, 800)
+    together = model.generate(**batch, num_beams=3, max_new_tokens=4, do_sample=False)
+    alone = processor("a <file_sep>", audio[2:], 800)
+    single = model.generate(**alone, num_beams=3, max_new_tokens=4, do_sample=False)
+    assert torch.equal(together[1, -4:], single[0, -4:])
+    assert audios_by_row(torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]]), [1, 2, 3]) == [[0, 1], [2]]
+
+
+def test_answers_in_text_never_hold_places_of_audio(model):
+    with torch.no_grad():
+        model.get_output_embeddings().weight[model.config.audio_token_id] *= 100
+    batch = tiny_processor()(["hello"])
+    answer = model.generate(**batch, max_new_tokens=8, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    assert not torch.isin(answer, torch.tensor([3, 4, 5])).any()
+
+
+def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path):
+    model = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config())
+    voice = {"type": "audio", "audio": noise(400, seed=1).numpy()}
+    heard = {"type": "audio", "audio": noise(300, seed=2).numpy()}
+    conversations = [
+        [{"role": "user", "content": "Say: hi"}, {"role": "assistant", "content": [voice]}],
+        [{"role": "user", "content": [heard]}, {"role": "assistant", "content": "ho"}],
+    ]
+
+    def losses(rows) -> dict:
+        batch = tiny_processor().apply_chat_template(
+            [conversations[row] for row in rows], return_labels=True, sampling_rate=800
+        )
+        assert batch["spoken"].tolist() == [row == 0 for row in rows]
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return model(**batch)
+
+    both, speech, text = losses([0, 1]), losses([0]), losses([1])
+    assert speech.text_loss == 0 and text.flow_loss is None
+    for name in ("flow_loss", "stop_loss"):
+        torch.testing.assert_close(getattr(both, name), getattr(speech, name) / 2)
+    torch.testing.assert_close(both.text_loss, text.text_loss / 2)
+    weighted = both.text_loss + both.code_loss + both.flow_loss + 0.5 * both.stop_loss
+    torch.testing.assert_close(both.loss, weighted)
+    model.train()
+    losses([0]).loss.backward()
+    assert model.flow_head.velocity.weight.grad.abs().sum() > 0 and model.stop_head.weight.grad.abs().sum() > 0
+
+
+def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path):
+    model = tiny_audio_lm(
+        tmp_path, flow_config=tiny_flow_config(), code_loss_weight=0.0, previous_noise_scale=0.0
+    ).train()
+    model.config.audio_config.latent_noise_scale = 0.0
+    voice = {"type": "audio", "latents": model.audio_model.autoencoder.encode(noise(1, 1, 256)).latents[0].detach()}
+    conversation = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [voice]}]
+    batch = tiny_processor().apply_chat_template([conversation], return_labels=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    spoken = model.eval().generate(**say("hi"), guidance_scale=1.0, noise_temperature=0.5, max_new_patches=12)
+    assert spoken.finish_reasons == ["stop"] and spoken.latents[0].shape == voice["latents"].shape
+    assert (spoken.latents[0] - voice["latents"]).square().mean() < 0.3
+
+
+def test_the_pipeline_speaks(model):
+    processor = tiny_processor()
+    speak = pipeline("text-to-audio", model=model, tokenizer=processor.tokenizer, processor=processor)
+    inputs = say("hi")
+    output = model.generate(**inputs, max_new_patches=3)
+    assert output["audio"][0].numel() == 192 and speak.sampling_rate == 800
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"generation_mode": "text"}, "does not ask for text"),
+        ({"generation_mode": "song"}, "'text' or 'audio'"),
+        ({"flow_solver": "heun", "max_new_patches": 2}, "unknown solver"),
+        ({"max_new_tokens": 5}, "speech takes no max_new_tokens"),
+    ],
+)
+def test_options_that_contradict_the_prompt_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**say("hi"), **options)
+
+
+def test_prompts_that_ask_for_speech_in_vain_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="does not ask for speech"):
+        model.generate(**tiny_processor()(["hello"]), generation_mode="audio")
+    mixed = tiny_processor()(["hello", "hello <repo_name>"])
+    with pytest.raises(ValueError, match=r"rows \[1\] ask for speech"):
+        model.generate(**mixed)
+    silent = tiny_audio_lm(tmp_path / "silent")
+    with pytest.raises(ValueError, match="has no flow head"):
+        silent.generate(**say("hi"))
