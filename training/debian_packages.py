@@ -16,11 +16,12 @@ class Package:
     name: str
     version: str
     sha256: str
+    architecture: str = "all"
 
     @property
     def file_name(self) -> str:
         """The name `apt-get download` gives the file (a colon in the version is escaped)."""
-        return f"{self.name}_{self.version.replace(':', '%3a')}_all.deb"
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 class DataError(RuntimeError):

