@@ -8,7 +8,7 @@ import torch
 from f3_training.latents_cache import LatentsCacheError
 from f3_training.prompts import conversation, task_of
 from f3_training.representation import RepresentationArguments
-from f3_training.representation_batches import LatentsCollator, QuestionCollator
+from f3_training.representation_batches import BatchRandomness, LatentsCollator, QuestionCollator
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
 from f3_training.representation_training import train_representation
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Config, F3ForPreTraining, F3Model
@@ -78,9 +78,10 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
-    train_representation(arguments(data, tmp_path / "whole"))
-    train_representation(arguments(data, tmp_path / "parts", max_minutes=0))  # one step
-    train_representation(arguments(data, tmp_path / "parts"))
+    crops = {"max_seconds": 0.2}
+    train_representation(arguments(data, tmp_path / "whole", **crops))
+    train_representation(arguments(data, tmp_path / "parts", max_minutes=0, **crops))  # one step
+    train_representation(arguments(data, tmp_path / "parts", **crops))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
@@ -138,7 +139,7 @@ def test_speech_without_a_text_is_left_out_and_in_a_batch_it_is_named():
     row = {**speech(0), "text": "", "latents": np.zeros((5, 4), dtype=np.float16)}
     assert task_of(row) is None and task_of(speech(1)).name == "transcribe"
     with pytest.raises(ValueError, match="row 1 of the batch: a row of kind 'speech' has neither a text"):
-        QuestionCollator(tiny_processor(), False)([{**speech(0), "latents": row["latents"]}, row])
+        QuestionCollator(tiny_processor())([{**speech(0), "latents": row["latents"]}, row])
 
 
 def test_questions_are_asked_in_several_ways_about_each_kind():
@@ -152,10 +153,10 @@ def test_questions_are_asked_in_several_ways_about_each_kind():
 
 def test_long_rows_are_cut_at_random_in_training_and_at_their_start_otherwise():
     row = {"latents": np.arange(40, dtype=np.float32).reshape(20, 2)}
-    torch.manual_seed(0)
-    starts = {LatentsCollator(5, True)([row])["latents"][0, 0, 0].item() for _ in range(20)}
+    cut = LatentsCollator(5, BatchRandomness(0))
+    starts = {cut([row])["latents"][0, 0, 0].item() for _ in range(20)}
     assert len(starts) > 3
-    batch = LatentsCollator(5, False)([row, {"latents": row["latents"][:3]}])
+    batch = LatentsCollator(5)([row, {"latents": row["latents"][:3]}])
     assert batch["latents"][0, 0, 0] == 0 and batch["latents_mask"].sum(1).tolist() == [5, 3]
 
 
@@ -170,7 +171,7 @@ def test_scores_do_not_depend_on_how_rows_are_batched(data):
 
     rows = load_latents(data / "latents", "validation")
     model = tiny_tokenizer(F3ForPreTraining)
-    whole, single = (held_out_scores(model, LatentsCollator(50, False), rows, size) for size in (4, 1))
+    whole, single = (held_out_scores(model, LatentsCollator(50), rows, size) for size in (4, 1))
     for name in whole:
         assert whole[name] == pytest.approx(single[name], abs=2e-2), name
 

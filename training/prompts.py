@@ -1,4 +1,4 @@
-"""What the frozen language model is asked about a recording, and what it should answer."""
+"""What the language model is asked about a recording or to say, and what it should answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,16 @@ class Task:
 
     Args:
         name: in logs and reports.
-        answer: the text to be learned from a row of the dataset, "" when the row doesn't fit the task.
-        prompts: ways to ask; `{language}` is replaced by the name of the row's language.
+        text: the words of a row that the task is about, "" when the row doesn't fit it.
+        prompts: ways to ask; `{language}` is replaced by the name of the row's language, and `{text}`, in tasks that are
+            answered with the row's audio, by the words.
+        spoken: whether the answer is the audio, and the words are in the question, not the other way round.
     """
 
     name: str
-    answer: Callable[[dict], str]
+    text: Callable[[dict], str]
     prompts: tuple[str, ...]
+    spoken: bool = False
 
 
 LANGUAGES = {
@@ -64,9 +67,14 @@ TASKS = (
 )
 
 
+SPEAK = Task("speak", lambda row: row["text"] if row["kind"] == "speech" and row["language"] == "en" else "",
+             ("Say: {text}", "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True)  # fmt: skip
+SOUND = Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True)
+
+
 def task_of(row: dict) -> Task | None:
-    """The first task that the row has an answer to."""
-    return next((task for task in TASKS if task.answer(row).strip()), None)
+    """The first task of `TASKS` that fits the row."""
+    return next((task for task in TASKS if task.text(row).strip()), None)
 
 
 def conversation(row: dict, latents, choice: int) -> list[dict]:
@@ -82,6 +90,14 @@ def conversation(row: dict, latents, choice: int) -> list[dict]:
             f"a row of kind {row['kind']!r} has neither a text in a known language nor a caption, so there is nothing to "
             "learn from it: leave out rows without one"
         )
-    prompt = task.prompts[choice % len(task.prompts)].format(language=LANGUAGES.get(row["language"], ""))
-    question = [{"type": "audio", "latents": latents}, {"type": "text", "text": prompt}]
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": task.answer(row)}]
+    return asked(task, row, latents, choice)
+
+
+def asked(task: Task, row: dict, latents, choice: int) -> list[dict]:
+    """The conversation of one task."""
+    audio, text = {"type": "audio", "latents": latents}, task.text(row)
+    prompt = task.prompts[choice % len(task.prompts)].format(language=LANGUAGES.get(row["language"], ""), text=text)
+    if task.spoken:
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": [audio]}]
+    question = [audio, {"type": "text", "text": prompt}]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": text}]

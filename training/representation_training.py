@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .latents_cache import latents_of, load_latents
 from .prompts import task_of
-from .representation_batches import LatentsCollator, QuestionCollator
+from .representation_batches import BatchRandomness, LatentsCollator, QuestionCollator
 from .representation_report import HeldOutReport
 
 
@@ -52,18 +52,19 @@ def train_representation(arguments) -> PreTrainedModel:
         calibrate(model, splits["train"], arguments.seed)
     held_out = splits["validation"].shuffle(arguments.seed)
     held_out = held_out.select(range(min(arguments.evaluation_items, len(held_out)))).sort("frames")
+    randomness = BatchRandomness(arguments.seed)
     if processor is None:
         max_frames = int(arguments.max_seconds * frame_rate)
-        collators = LatentsCollator(max_frames, True), LatentsCollator(max_frames, False)
+        collators = LatentsCollator(max_frames, randomness), LatentsCollator(max_frames)
     else:
-        collators = QuestionCollator(processor, True), QuestionCollator(processor, False)
+        collators = QuestionCollator(processor, randomness), QuestionCollator(processor)
     report = HeldOutReport(collators[1], held_out, arguments.batch_size, output_dir / "history.json")
     trainer = Trainer(
         model=model,
         args=trainer_arguments(arguments),
         train_dataset=splits["train"],
         data_collator=collators[0],
-        callbacks=[TimeBudget(arguments.max_minutes), report],
+        callbacks=[TimeBudget(arguments.max_minutes), randomness, report],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if trainer.is_world_process_zero():

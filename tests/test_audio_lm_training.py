@@ -1,0 +1,102 @@
+import json
+
+import pytest
+import torch
+from f3_training.audio_lm import AudioLMArguments
+from f3_training.audio_lm_training import ALL_TASKS, TaskMix, speaking_model, train_audio_lm, with_lora
+from f3_training.prompts import asked
+from modeling_f3 import F3AudioLMForConditionalGeneration
+from peft import PeftModel
+from tiny import noise, tiny_audio_lm, tiny_model, tiny_processor, write_latents
+
+
+def row(index: int, **values) -> dict:
+    common = {"kind": "speech", "language": "en", "text": "hi", "caption": "", "source": "game"}
+    return {"audio": noise(320 + 32 * (index % 3), seed=index).numpy(), **common, **values}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Latents, and a model of stage 1 that they are of."""
+    folder = tmp_path_factory.mktemp("data")
+    effect = {"kind": "effect", "language": "", "text": "", "caption": "a bell"}
+    music = {"kind": "music", "language": "", "text": ""}
+    rows = [row(index) for index in range(8)] + [row(8, **effect), row(9, **music)]
+    write_latents(folder, tiny_model(), {"train": rows, "validation": rows[:2] + rows[8:9]})
+    model = tiny_audio_lm(folder)
+    model.audio_model.autoencoder.load_state_dict(tiny_model().state_dict())
+    model.save_pretrained(folder / "listener")
+    tiny_processor().save_pretrained(folder / "listener")
+    return folder
+
+
+def arguments(data, output_dir, **values) -> AudioLMArguments:
+    defaults = {
+        "latents": [str(data / "latents")], "init_from": str(data / "listener"), "output_dir": str(output_dir),
+        "max_steps": 4, "batch_size": 4, "warmup_steps": 0, "evaluation_steps": 2, "logging_steps": 1, "bf16": False,
+        "flow_hidden_size": 16, "flow_layers": 1,
+    }  # fmt: skip
+    return AudioLMArguments(**{**defaults, **values})
+
+
+def test_all_tasks_are_learned_together_and_the_language_model_stays_frozen(data, tmp_path):
+    before = speaking_model(arguments(data, tmp_path)).state_dict()
+    trained = train_audio_lm(arguments(data, tmp_path, max_steps=30, learning_rate=5e-3))
+    after = trained.state_dict()
+    for name in before:
+        if name.startswith(("language_model.", "audio_model.")):
+            assert torch.equal(after[name], before[name]), name
+    history = json.loads((tmp_path / "history.json").read_text())
+    losses = {"transcribe_text_loss", "speak_flow_loss", "speak_stop_loss", "caption_text_loss", "sound_flow_loss"}
+    assert losses <= history[-1].keys()
+    assert history[-1]["speak_stop_loss"] < history[0]["speak_stop_loss"]
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "model")
+    inputs = tiny_processor().apply_chat_template([{"role": "user", "content": "Say: hi"}], speak=True)
+    assert loaded.eval().generate(**inputs, max_new_patches=3).audio[0].numel() > 0
+
+
+def test_lora_can_be_switched_off_saved_loaded_and_merged(data, tmp_path):
+    base = speaking_model(arguments(data, tmp_path))
+    merged = train_audio_lm(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2)).eval()
+    batch = TaskMix(tiny_processor(), {"transcribe": 1.0})([{**row(0), "latents": noise(12, 4).numpy()}])
+    adapted = PeftModel.from_pretrained(speaking_model(arguments(data, tmp_path)), tmp_path / "adapter").eval()
+    torch.testing.assert_close(adapted(**batch).logits, merged(**batch).logits, atol=1e-4, rtol=1e-4)
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(**batch).logits, base.eval()(**batch).logits)
+    assert not torch.allclose(merged(**batch).logits, base(**batch).logits, atol=1e-3)
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(loaded(**batch).logits, merged(**batch).logits)
+
+
+def test_lora_touches_the_language_model_and_the_parts_around_it_only(data, tmp_path):
+    adapted = with_lora(speaking_model(arguments(data, tmp_path)), 2)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert any("language_model" in name and "lora_A" in name for name in trained)
+    assert all("lora_" in name or "modules_to_save" in name for name in trained)
+    assert not any("audio_model" in name for name in trained)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
+    def losses(folder):
+        state = json.loads((sorted(folder.glob("checkpoint-*"))[-1] / "trainer_state.json").read_text())
+        return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+    train_audio_lm(arguments(data, tmp_path / "whole"))
+    train_audio_lm(arguments(data, tmp_path / "parts", max_minutes=0))
+    train_audio_lm(arguments(data, tmp_path / "parts"))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_tasks_are_drawn_by_weight_among_those_that_fit():
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 3.0, "sound": 5.0})
+    generator = torch.Generator().manual_seed(0)
+    drawn = [mix.task_for(row(0), generator).name for _ in range(400)]
+    assert set(drawn) == {"transcribe", "speak"} and 0.68 < drawn.count("speak") / 400 < 0.82
+    assert mix.tasks_of(row(0, kind="music", text="")) == []
+    with pytest.raises(ValueError, match="unknown tasks sing: choose from transcribe"):
+        TaskMix(tiny_processor(), {"sing": 1.0})
+
+
+def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():
+    question, answer = asked(ALL_TASKS["speak"], row(0), "latents", 0)
+    assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents"}]
