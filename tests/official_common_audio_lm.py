@@ -17,7 +17,10 @@ from tiny import noise, tiny_flow_config, tiny_language_model, tiny_tokenizer_co
 
 
 # What does not apply. Every entry must exist upstream, and nothing else is skipped by us.
-SKIPPED = {}
+SKIPPED = {
+    "test_generation_tester_mixin_inheritance": "the tests of generation are not in the source distribution",
+    "test_model_base_model_prefix": "there is no base model of our own inside: the language model is any of Transformers",
+}
 
 
 class AudioLMTester:
@@ -29,6 +32,7 @@ class AudioLMTester:
     num_hidden_layers = 2
     num_attention_heads = 4
     is_training = True
+    with_audio = True
 
     def get_config(self) -> F3AudioLMConfig:
         return F3AudioLMConfig(
@@ -36,20 +40,20 @@ class AudioLMTester:
             text_config=tiny_language_model().config,
             flow_config=tiny_flow_config(),
             connector_hidden_size=20,
-            audio_start_token_id=3,
-            audio_token_id=4,
-            audio_end_token_id=5,
+            audio_start_token_id=250,
+            audio_token_id=251,
+            audio_end_token_id=252,
             save_language_model=True,
         )
 
     def prepare_config_and_inputs_for_common(self):
-        row = [7, 3, 4, 4, 4, 4, 5, 20, 21, 22, 23]  # eight latent frames are four audio tokens
+        row = [7, 250, 251, 251, 251, 251, 252, 20, 21, 22, 23]  # eight latent frames are four audio tokens
+        if not self.with_audio:
+            row = [7, 8, 9, 10, 11, 12, 13, 20, 21, 22, 23]
         ids = torch.tensor([[*row[:-1], row[-1] + item] for item in range(self.batch_size)])
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "input_values": noise(self.batch_size, 1, 8 * 32),
-        }
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.with_audio:
+            inputs["input_values"] = noise(self.batch_size, 1, 8 * 32)
         return self.get_config(), inputs
 
 
@@ -60,13 +64,15 @@ class F3AudioLMTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = AudioLMTester()
+        # this one makes a batch of its own out of the main input alone
+        self.model_tester.with_audio = "eager_matches_sdpa_inference" not in self._testMethodName
         if self._testMethodName in SKIPPED:
             self.skipTest(SKIPPED[self._testMethodName])
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels:
-            inputs["labels"] = torch.where(inputs["input_ids"] >= 20, inputs["input_ids"], -100)
+            inputs["labels"] = torch.where(inputs["input_ids"] // 10 == 2, inputs["input_ids"], -100)
         return inputs
 
     def test_config(self):

@@ -95,7 +95,7 @@ class F3ForPreTrainingOutput(ModelOutput):
             Eq. 5, in nat.
         logits (`torch.FloatTensor` of shape `(batch, frames, num_future_frames, num_codebooks, codebook_size)`):
             Predictions of the codes 1, 2, ... frames ahead.
-        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+        code_losses (`tuple(torch.FloatTensor)`, *optional*):
             The terms of Eq. 5 by distance.
         codes (`torch.LongTensor` of shape `(batch, frames, num_codebooks)`):
             Codes of the clean latents.
@@ -105,7 +105,7 @@ class F3ForPreTrainingOutput(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
-    code_losses: torch.FloatTensor | None = None
+    code_losses: tuple[torch.FloatTensor, ...] | None = None
     codes: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -127,8 +127,12 @@ class F3AudioLMOutput(ModelOutput):
             Cross-entropy of the text (Eq. 7), in nat.
         code_loss (`torch.FloatTensor` of shape `()`, *optional*):
             RQ-MTP (Eq. 5), in nat.
-        code_losses (`torch.FloatTensor` of shape `(num_future_frames,)`, *optional*):
+        code_losses (`tuple(torch.FloatTensor)`, *optional*):
             Its terms by distance.
+        flow_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Squared error of the flow head's velocity (Eq. 9).
+        stop_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy of the end of speech, in nat.
     """
 
     loss: torch.FloatTensor | None = None
@@ -138,4 +142,26 @@ class F3AudioLMOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
     text_loss: torch.FloatTensor | None = None
     code_loss: torch.FloatTensor | None = None
-    code_losses: torch.FloatTensor | None = None
+    code_losses: tuple[torch.FloatTensor, ...] | None = None
+    flow_loss: torch.FloatTensor | None = None
+    stop_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+class F3SpeechOutput(ModelOutput):
+    """
+    Args:
+        audio (`list(torch.FloatTensor)`):
+            The waveform `[samples]` of each row, without the prompt.
+        audio_lengths (`torch.LongTensor` of shape `(batch,)`):
+            Their samples.
+        latents (`list(torch.FloatTensor)`):
+            Their latents `[frames, latent_dim]`, to be decoded again or elsewhere.
+        finish_reasons (`list(str)`):
+            `"stop"` for rows that ended by themselves, `"length"` for those that were cut off.
+    """
+
+    audio: list[torch.FloatTensor] | None = None
+    audio_lengths: torch.LongTensor | None = None
+    latents: list[torch.FloatTensor] | None = None
+    finish_reasons: list[str] | None = None
