@@ -103,7 +103,9 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             found = AutoModelForCausalLM.from_pretrained(
                 name, revision=revision or "main", dtype=self.dtype, **hub_options
             )
-            self.language_model.load_state_dict(found.state_dict())
+            # Assigned, not copied: what a checkpoint lacks may be without memory until now, and is then not tied either.
+            self.language_model.load_state_dict(found.state_dict(), assign=True)
+            self.language_model.tie_weights()
         except (OSError, ValueError) as error:
             raise OSError(
                 f"the language model {name!r} of this checkpoint cannot be loaded ({error}): {fix}"

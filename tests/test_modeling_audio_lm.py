@@ -106,6 +106,9 @@ def test_the_language_model_stays_out_of_the_checkpoint_and_comes_back_from_wher
         loaded = auto_class.from_pretrained(tmp_path / "saved").eval()
         assert type(loaded) is F3AudioLMForConditionalGeneration
         assert not any(parameter.requires_grad for parameter in loaded.language_model.parameters())
+        for name, tensor in {**model.state_dict(), **dict(model.named_buffers())}.items():
+            kept = loaded.get_parameter_or_buffer(name)
+            assert torch.equal(kept, tensor), name
         batch = training_batch("yes")
         torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits)
         embeddings, head = loaded.get_input_embeddings(), loaded.get_output_embeddings()
