@@ -22,7 +22,7 @@ class F3Connector(nn.Module):
 
     def downsampled(self, representations: torch.Tensor) -> torch.Tensor:
         """r_i [B, ceil(T / 2), connector_hidden_size], what audio tokens are made of; an odd last frame is completed with zeros."""
-        padded = F.pad(representations, (0, 0, 0, representations.shape[1] % FRAMES_PER_TOKEN))
+        padded = F.pad(representations, (0, 0, 0, -representations.shape[1] % FRAMES_PER_TOKEN))
         pairs = self.downsample(padded.transpose(1, 2)).transpose(1, 2)
         return F.gelu(self.expand(F.gelu(pairs)))
 

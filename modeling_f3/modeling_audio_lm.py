@@ -17,7 +17,7 @@ from .connector import F3Connector, token_counts
 from .generation_f3 import AUDIO_INPUTS, F3SpeechGenerationMixin
 from .latent_bottleneck import draw_noise
 from .model_outputs import F3AudioLMOutput, F3Output
-from .modeling_f3 import F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
+from .modeling_f3 import F3ForPreTraining, F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .modeling_flow_head import F3FlowHead
 from .multi_token_prediction import F3MultiTokenPrediction
 
@@ -70,19 +70,21 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         cls, audio_model: str | os.PathLike, language_model: str | os.PathLike, **config: Any
     ) -> "F3AudioLMForConditionalGeneration":
         """
-        A new audio language model out of a tokenizer ([`F3Model`] or [`F3ForPreTraining`], with its heads) and a language
+        A new audio language model out of a tokenizer ([`F3ForPreTraining`] with its heads, or [`F3Model`]) and a language
         model. `config` are values of [`F3AudioLMConfig`], the three token ids among them.
         """
-        tokenizer = F3Model.from_pretrained(audio_model)
+        pretrained = F3ForPreTraining.from_pretrained(audio_model)
         text_model = AutoModelForCausalLM.from_pretrained(language_model)
         model = cls(
             F3AudioLMConfig(
-                audio_config=tokenizer.config,
+                audio_config=pretrained.config,
                 text_config=text_model.config,
                 **{"text_model_name_or_path": os.fspath(language_model), **config},
             )
         )
-        model.audio_model.load_state_dict(tokenizer.state_dict())
+        model.audio_model.load_state_dict(pretrained.model.state_dict())
+        if model.prediction is not None:
+            model.prediction.load_state_dict(pretrained.prediction.state_dict())
         model.language_model.load_state_dict(text_model.state_dict())
         with torch.no_grad():
             embeddings = model.get_input_embeddings().weight
@@ -296,7 +298,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         ends = torch.cat([begins[1:], begins[:1]])
 
         tokens = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
-        odd = audio.latents.shape[1] % FRAMES_PER_TOKEN
+        odd = -audio.latents.shape[1] % FRAMES_PER_TOKEN
         patches = F.pad(audio.latents, (0, 0, 0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN))[tokens]
         complete = F.pad(audio.latents_mask, (0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN)).all(-1)[tokens]
         representations = self.connector.downsampled(audio.last_hidden_state)[tokens].detach()

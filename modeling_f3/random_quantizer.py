@@ -40,6 +40,11 @@ class F3RandomQuantizer(nn.Module):
         # Of vectors of unit length the nearest one has the largest product; the length of what is compared is no matter.
         return torch.einsum("btgc,gvc->btgv", projected, self.codebooks.float()).argmax(-1)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibrate` has been called, here or before the checkpoint was saved."""
+        return not bool((self.deviation == 1).all())
+
     @torch.no_grad()
     def calibrate(self, latents: torch.Tensor) -> None:
         """

@@ -204,12 +204,28 @@ def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path):
     assert (spoken.latents[0] - voice["latents"]).square().mean() < 0.3
 
 
-def test_the_pipeline_speaks(model):
+def test_the_pipeline_speaks_a_prompt_that_asks_for_it(model):
     processor = tiny_processor()
     speak = pipeline("text-to-audio", model=model, tokenizer=processor.tokenizer, processor=processor)
-    inputs = say("hi")
-    output = model.generate(**inputs, max_new_patches=3)
-    assert output["audio"][0].numel() == 192 and speak.sampling_rate == 800
+    prompt = processor.apply_chat_template([{"role": "user", "content": "hi"}], speak=True, tokenize=False)
+    spoken = speak(prompt, generate_kwargs={"max_new_patches": 3})
+    assert spoken["audio"].size == 192 and spoken["sampling_rate"] == 800
+
+
+def test_rows_with_and_without_a_voice_prompt_share_a_batch(model):
+    processor = tiny_processor()
+    texts = ["one <repo_name>", "two <repo_name><file_sep>"]
+    ids = [processor.tokenizer(text)["input_ids"] for text in texts]
+    ids[1] += [model.config.audio_token_id] * 4  # ten frames of audio to go on with
+    pad = len(ids[1]) - len(ids[0])
+    mask = torch.tensor([[0] * pad + [1] * len(ids[0]), [1] * len(ids[1])])
+    latents = model.audio_model.autoencoder.encode(noise(1, 1, 320)).latents
+    batch = {"input_ids": torch.tensor([[0] * pad + ids[0], ids[1]]), "attention_mask": mask, "latents": latents}
+    together = model.generate(**batch, max_new_patches=4, generator=seeds(1, 2))
+    first = model.generate(torch.tensor([ids[0]]), max_new_patches=4, generator=seeds(1))
+    second = model.generate(torch.tensor([ids[1]]), latents=latents, max_new_patches=4, generator=seeds(2))
+    torch.testing.assert_close(together.audio[0], first.audio[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(together.audio[1], second.audio[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

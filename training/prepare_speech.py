@@ -5,7 +5,7 @@ Builds synthetic English speech with exact texts: sentences of WordNet, said by 
 
 The columns are those of `prepare_data`, so the two can be joined with `datasets.concatenate_datasets`. No sentence of the
 test or validation split is in training, in any voice. A shard appears whole, and a run that was killed goes on. Piper
-needs the packages onnxruntime and pathvalidate; it says ten seconds a second on one core, flite fifty.
+needs the extra `synthesis`.
 """
 
 import argparse

@@ -48,7 +48,11 @@ def train_representation(arguments) -> PreTrainedModel:
         split: rows_for(arguments, split, autoencoder, frame_rate, with_answers=processor is not None)
         for split in ("train", "validation")
     }
-    if model.prediction is not None and not last_checkpoint(output_dir):
+    if (
+        model.prediction is not None
+        and not model.prediction.quantizer.is_calibrated
+        and not last_checkpoint(output_dir)
+    ):
         calibrate(model, splits["train"], arguments.seed)
     held_out = splits["validation"].shuffle(arguments.seed)
     held_out = held_out.select(range(min(arguments.evaluation_items, len(held_out)))).sort("frames")
