@@ -105,9 +105,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             found = AutoModelForCausalLM.from_pretrained(
                 name, revision=revision or "main", dtype=self.dtype, **hub_options
             )
-            # Assigned, not copied: what a checkpoint lacks may be without memory until now, and is then not tied either.
-            self.language_model.load_state_dict(found.state_dict(), assign=True)
-            self.language_model.tie_weights()
+            self.language_model.load_state_dict(found.state_dict())
         except (OSError, ValueError) as error:
             raise OSError(
                 f"the language model {name!r} of this checkpoint cannot be loaded ({error}): {fix}"

@@ -158,7 +158,11 @@ def test_a_killed_run_goes_on_to_the_files_of_an_uninterrupted_one(folder, tmp_p
     assert contents(output) == contents(folder / "whole")
 
 
-def test_processes_write_together_what_one_writes(folder, tmp_path):
+def test_processes_write_together_what_one_writes(folder, tmp_path, monkeypatch):
+    # Threads stand in for processes, and `from_pretrained` patches Transformers while it loads: threads that load at the
+    # same time would leave the patch behind.
+    model = load_autoencoder(str(folder / "model-0"))
+    monkeypatch.setattr(latents_cache, "load_autoencoder", lambda name: model)
     barrier = Barrier(3, timeout=30)
     threads = [Thread(target=cache, args=(folder, tmp_path / "whole", Process(rank, barrier))) for rank in range(3)]
     for thread in threads:
