@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 from f3_training.audio_lm import AudioLMArguments
-from f3_training.audio_lm_training import ALL_TASKS, TaskMix, speaking_model, train_audio_lm, with_lora
-from f3_training.prompts import asked
+from f3_training.audio_lm_training import speaking_model, train_audio_lm, with_lora
+from f3_training.latents_batches import TaskMix
+from f3_training.prompts import TASKS, conversation
 from modeling_f3 import F3AudioLMForConditionalGeneration
 from peft import PeftModel
 from tiny import noise, tiny_audio_lm, tiny_model, tiny_processor, write_latents
@@ -98,5 +99,5 @@ def test_tasks_are_drawn_by_weight_among_those_that_fit():
 
 
 def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():
-    question, answer = asked(ALL_TASKS["speak"], row(0), "latents", 0)
+    question, answer = conversation(TASKS["speak"], row(0), "latents", 0)
     assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents"}]

@@ -5,10 +5,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
-from f3_training.prompts import conversation, task_of
+from f3_training.prompts import TASKS, conversation
 from f3_training.representation import RepresentationArguments
-from f3_training.representation_batches import BatchRandomness, LatentsCollator, QuestionCollator
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
 from f3_training.representation_training import train_representation
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Config, F3ForPreTraining, F3Model
@@ -53,7 +53,7 @@ def tiny_preset(monkeypatch):
 
 def arguments(data, output_dir, **values) -> RepresentationArguments:
     defaults = {
-        "latents": str(data / "latents"), "autoencoder": str(data / "autoencoder"), "output_dir": str(output_dir),
+        "latents": [str(data / "latents")], "autoencoder": str(data / "autoencoder"), "output_dir": str(output_dir),
         "max_steps": 4, "batch_size": 4, "warmup_steps": 0, "evaluation_steps": 2, "logging_steps": 1, "bf16": False,
     }  # fmt: skip
     return RepresentationArguments(**{**defaults, **values})
@@ -70,6 +70,8 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
     assert [row["step"] for row in history] == [0, 20, 40]
     assert history[-1]["code_ce_1"] < history[0]["code_ce_1"] - 0.3
     assert {"code_ce_2", "code_unigram", "code_usage", "code_perplexity"} <= history[-1].keys()
+    state = json.loads((tmp_path / "checkpoint-40" / "trainer_state.json").read_text())
+    assert [row["step"] for row in state["log_history"] if "eval_code_ce_1" in row] == [0, 20]  # saved, then scored
     trained = F3ForPreTraining.from_pretrained(tmp_path / "model")
     assert not torch.equal(trained.prediction.quantizer.deviation, torch.ones(4))
     for name, tensor in tiny_model().state_dict().items():
@@ -114,7 +116,8 @@ def test_joint_training_teaches_the_encoder_and_leaves_the_language_model_as_it_
         assert torch.equal(loaded.audio_model.state_dict()[name], tensor), name
 
 
-def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path):
+def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(BatchRandomness, "generator", lambda self: None)  # the same questions, however rows are batched
     audio, text = saved_parts(tmp_path, latent_noise_scale=0.0)
     weights = []
     for batch_size, parts in ((4, 1), (2, 2)):
@@ -136,19 +139,21 @@ def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own():
 
 
 def test_speech_without_a_text_is_left_out_and_in_a_batch_it_is_named():
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "kind": 1.0})
     row = {**speech(0), "text": "", "latents": np.zeros((5, 4), dtype=np.float16)}
-    assert task_of(row) is None and task_of(speech(1)).name == "transcribe"
-    with pytest.raises(ValueError, match="row 1 of the batch: a row of kind 'speech' has neither a text"):
-        QuestionCollator(tiny_processor())([{**speech(0), "latents": row["latents"]}, row])
+    assert mix.tasks_of(row) == [] and [task.name for task in mix.tasks_of(speech(1))] == ["transcribe"]
+    with pytest.raises(ValueError, match="no task fits a row of kind 'speech', language 'en', text ''"):
+        mix([{**speech(0), "latents": row["latents"]}, row])
 
 
 def test_questions_are_asked_in_several_ways_about_each_kind():
     music = {"kind": "music", "language": "", "text": "", "caption": ""}
     effect = {**music, "kind": "effect", "caption": "a dog"}
-    first, second = (conversation(speech(0), None, choice)[0]["content"][1]["text"] for choice in (0, 1))
+    transcribe = TASKS["transcribe"]
+    first, second = (conversation(transcribe, speech(0), None, choice)[0]["content"][1]["text"] for choice in (0, 1))
     assert first != second and "English" in first
-    assert conversation(music, None, 0)[1]["content"] == "This is music."
-    assert conversation(effect, None, 0)[1]["content"] == "a dog"
+    assert conversation(TASKS["kind"], music, None, 0)[1]["content"] == "This is music."
+    assert conversation(TASKS["caption"], effect, None, 0)[1]["content"] == "a dog"
 
 
 def test_long_rows_are_cut_at_random_in_training_and_at_their_start_otherwise():

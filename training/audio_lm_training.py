@@ -1,97 +1,24 @@
-"""What stage 2 is made of: the model with its new parts, the mixture of tasks, and what `Trainer` is told."""
+"""What stage 2 is made of: the model with its new parts, what it is judged by, and what is saved."""
 
 import json
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel
 
-from .latents_cache import latents_of, load_latents
-from .prompts import SOUND, SPEAK, TASKS, Task, asked
-from .representation_batches import BatchRandomness
-from .representation_training import TimeBudget, last_checkpoint, trainer_arguments
+from .latents_batches import BatchRandomness, TaskMix
+from .latents_training import held_out_rows, load_rows, run_trainer
+from .prompts import TASKS
 
 
-ALL_TASKS = {task.name: task for task in (*TASKS, SPEAK, SOUND)}
-COLUMNS = ("latents", "frames", "kind", "language", "text", "caption", "source")
 # The attention of the language model, and nothing of the same name elsewhere.
 LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)"
 TRAINED_ANYWAY = ("connector", "flow_head", "stop_head")
-
-
-class TaskMix:
-    """
-    Collates rows of latents to questions and answers: one task for each row, drawn by weight among those that fit it.
-    Without `randomness`, the first that fits, in its first wording.
-    """
-
-    def __init__(self, processor: F3Processor, weights: dict[str, float], randomness: BatchRandomness | None = None):
-        unknown = sorted(weights.keys() - ALL_TASKS.keys())
-        if unknown:
-            raise ValueError(f"unknown tasks {', '.join(unknown)}: choose from {', '.join(ALL_TASKS)}")
-        self.processor, self.randomness = processor, randomness
-        self.weights = {ALL_TASKS[name]: weight for name, weight in weights.items() if weight > 0}
-
-    def tasks_of(self, row: dict) -> list[Task]:
-        return [task for task in self.weights if task.text(row).strip()]
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        generator = self.randomness and self.randomness.generator()
-        conversations = []
-        for row in rows:
-            task = self.task_for(row, generator)
-            choice = int(torch.randint(2**16, (), generator=generator)) if generator is not None else 0
-            conversations.append(asked(task, row, latents_of(row), choice))
-        return dict(self.processor.apply_chat_template(conversations, return_labels=True))
-
-    def task_for(self, row: dict, generator: torch.Generator | None) -> Task:
-        """One of `tasks_of(row)`."""
-        fitting = self.tasks_of(row)
-        if generator is None:
-            return fitting[0]
-        weights = torch.tensor([float(self.weights[task]) for task in fitting])
-        return fitting[int(torch.multinomial(weights, 1, generator=generator))]
-
-
-class HeldOutLosses(TrainerCallback):
-    """The losses of each task on held-out rows, whenever `Trainer` saves, kept as a history."""
-
-    def __init__(self, processor: F3Processor, weights: dict[str, float], rows: Dataset, batch_size: int, path: Path):
-        self.mixes = {name: TaskMix(processor, {name: 1.0}) for name, weight in weights.items() if weight > 0}
-        self.rows, self.batch_size, self.path = rows, batch_size, path
-        self.history: list[dict] = json.loads(path.read_text()) if path.is_file() else []
-
-    def on_save(self, args, state, control, model=None, **kwargs):
-        if not state.is_world_process_zero or (self.history and self.history[-1]["step"] >= state.global_step):
-            return
-        self.history.append({"step": state.global_step, **self.scores(model)})
-        self.path.write_text(json.dumps(self.history, indent=2))
-        print("held-out " + json.dumps(self.history[-1]), flush=True)
-
-    @torch.inference_mode()
-    def scores(self, model: PreTrainedModel) -> dict[str, float]:
-        """`TASK_text_loss`, or `TASK_flow_loss` and `TASK_stop_loss`, means over the rows that fit the task."""
-        was_training, sums, counts = model.training, defaultdict(float), defaultdict(int)
-        model.eval()
-        for name, mix in self.mixes.items():
-            fitting = [row for row in self.rows if mix.tasks_of(row)]
-            for start in range(0, len(fitting), self.batch_size):
-                part = fitting[start : start + self.batch_size]
-                with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16):
-                    torch.manual_seed(0)  # the same noise every time
-                    output = model(**{key: value.to(model.device) for key, value in mix(part).items()})
-                names = ("flow_loss", "stop_loss") if ALL_TASKS[name].spoken else ("text_loss",)
-                for loss in names:
-                    sums[f"{name}_{loss}"] += len(part) * getattr(output, loss).item()
-                    counts[f"{name}_{loss}"] += len(part)
-        model.train(was_training)
-        return {name: round(total / counts[name], 4) for name, total in sums.items()}
 
 
 def train_audio_lm(arguments) -> F3AudioLMForConditionalGeneration:
@@ -102,19 +29,15 @@ def train_audio_lm(arguments) -> F3AudioLMForConditionalGeneration:
     model = speaking_model(arguments)
     randomness = BatchRandomness(arguments.seed)
     mix = TaskMix(processor, weights, randomness)
-    splits = {split: rows_for(arguments, split, model, mix) for split in ("train", "validation")}
-    held_out = splits["validation"].shuffle(arguments.seed)
-    held_out = held_out.select(range(min(arguments.evaluation_items, len(held_out))))
+    autoencoder = model.audio_model.autoencoder
+    train, validation = (load_rows(arguments, split, autoencoder, mix.tasks_of) for split in ("train", "validation"))
+    held_out = held_out_rows(validation, arguments)
+    mixes = {name: TaskMix(processor, {name: 1.0}) for name, weight in weights.items() if weight > 0}
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank)
-    report = HeldOutLosses(processor, weights, held_out, arguments.batch_size, output_dir / "history.json")
-    trainer = Trainer(
-        model=trained,
-        args=trainer_arguments(arguments),
-        train_dataset=splits["train"],
-        data_collator=mix,
-        callbacks=[TimeBudget(arguments.max_minutes), randomness, report],
-    )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    trainer = run_trainer(
+        trained, arguments, train, mix, [randomness],
+        lambda model: held_out_losses(model, mixes, held_out, arguments.batch_size),
+    )  # fmt: skip
     if trainer.is_world_process_zero():
         if arguments.lora_rank > 0:
             trained.save_pretrained(output_dir / "adapter")
@@ -122,9 +45,25 @@ def train_audio_lm(arguments) -> F3AudioLMForConditionalGeneration:
             model.config.save_language_model = True  # it is no longer the one to be fetched
         model.save_pretrained(output_dir / "model")
         processor.save_pretrained(output_dir / "model")
-        record = {"arguments": vars(arguments), "steps": trainer.state.global_step, "history": report.history}
-        (output_dir / "training.json").write_text(json.dumps(record, indent=2))
     return model
+
+
+def held_out_losses(
+    model: PreTrainedModel, mixes: dict[str, TaskMix], rows: Dataset, batch_size: int
+) -> dict[str, float]:
+    """`TASK_text_loss`, or `TASK_flow_loss` and `TASK_stop_loss`: means over the rows that fit the task."""
+    means = {}
+    for name, mix in mixes.items():
+        fitting, sums = [row for row in rows if mix.tasks_of(row)], defaultdict(float)
+        for start in range(0, len(fitting), batch_size):
+            part = fitting[start : start + batch_size]
+            with torch.random.fork_rng():
+                torch.manual_seed(0)  # the same noise every time
+                output = model(**{key: value.to(model.device) for key, value in mix(part).items()})
+            for loss in ("flow_loss", "stop_loss") if TASKS[name].spoken else ("text_loss",):
+                sums[loss] += len(part) * getattr(output, loss).item()
+        means.update({f"{name}_{loss}": total / len(fitting) for loss, total in sums.items()})
+    return means
 
 
 def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
@@ -155,19 +94,3 @@ def with_lora(model: F3AudioLMForConditionalGeneration, rank: int):
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=list(TRAINED_ANYWAY))
     return get_peft_model(model, config)
-
-
-def rows_for(arguments, split: str, model: F3AudioLMForConditionalGeneration, mix: TaskMix) -> Dataset:
-    """The rows of a split that fit a task and are not too long."""
-    autoencoder = model.audio_model.autoencoder
-    parts = [load_latents(folder, split, autoencoder).select_columns(list(COLUMNS)) for folder in arguments.latents]
-    rows = concatenate_datasets([part.with_format(None) for part in parts])
-    kept = np.asarray(rows["frames"]) <= arguments.max_seconds * autoencoder.config.frame_rate
-    if arguments.sources:
-        kept &= np.isin(rows["source"], arguments.sources.split(","))
-    kept &= [bool(mix.tasks_of(row)) for row in rows.remove_columns("latents")]
-    if not kept.any():
-        raise ValueError(
-            f"no row of {', '.join(arguments.latents)}, split {split}, fits a task: check --tasks and --sources"
-        )
-    return rows.select(np.flatnonzero(kept)).with_format("numpy", columns=["latents"], output_all_columns=True)

@@ -51,7 +51,11 @@ def _kind(row: dict) -> str:
     return {"music": "This is music.", "effect": "This is a sound effect."}.get(row["kind"], "")
 
 
-TASKS = (
+def _english(row: dict) -> str:
+    return row["text"] if row["kind"] == "speech" and row["language"] == "en" else ""
+
+
+_ALL = (
     Task(
         "transcribe",
         _transcript,
@@ -64,37 +68,14 @@ TASKS = (
     ),
     Task("caption", _caption, ("What makes this sound?", "Describe the sound.", "Name what you hear.")),
     Task("kind", _kind, ("What kind of audio is this?", "Is this speech, music or a sound effect?")),
+    Task("speak", _english, ("Say: {text}", "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True),
+    Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True),
 )
+TASKS = {task.name: task for task in _ALL}
 
 
-SPEAK = Task("speak", lambda row: row["text"] if row["kind"] == "speech" and row["language"] == "en" else "",
-             ("Say: {text}", "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True)  # fmt: skip
-SOUND = Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True)
-
-
-def task_of(row: dict) -> Task | None:
-    """The first task of `TASKS` that fits the row."""
-    return next((task for task in TASKS if task.text(row).strip()), None)
-
-
-def conversation(row: dict, latents, choice: int) -> list[dict]:
-    """
-    A question about the row's audio and its answer, for [`F3Processor`]; `choice` picks the wording.
-
-    Raises:
-        `ValueError`: when no task fits the row, such as speech without a text.
-    """
-    task = task_of(row)
-    if task is None:
-        raise ValueError(
-            f"a row of kind {row['kind']!r} has neither a text in a known language nor a caption, so there is nothing to "
-            "learn from it: leave out rows without one"
-        )
-    return asked(task, row, latents, choice)
-
-
-def asked(task: Task, row: dict, latents, choice: int) -> list[dict]:
-    """The conversation of one task."""
+def conversation(task: Task, row: dict, latents, choice: int) -> list[dict]:
+    """A question and its answer, one of them about the row's audio, for [`F3Processor`]; `choice` picks the wording."""
     audio, text = {"type": "audio", "latents": latents}, task.text(row)
     prompt = task.prompts[choice % len(task.prompts)].format(language=LANGUAGES.get(row["language"], ""), text=text)
     if task.spoken:

@@ -20,7 +20,7 @@ from .malloc_settings import restart_with_malloc_settings
 class RepresentationArguments:
     """Stage 1 of F3."""
 
-    latents: str = field(metadata={"help": "what f3_training.latents_cache wrote"})
+    latents: list[str] = field(metadata={"help": "what f3_training.latents_cache wrote, one folder or several"})
     output_dir: str = field(metadata={"help": "checkpoints, logs and the resulting model; resumed from when it exists"})
     autoencoder: str | None = field(default=None, metadata={"help": "start with this autoencoder and a new encoder"})
     init_from: str | None = field(default=None, metadata={"help": "or from this tokenizer (F3ForPreTraining)"})
@@ -28,6 +28,10 @@ class RepresentationArguments:
     language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
     text_loss_weight: float = field(default=1.0, metadata={"help": "of the language model's loss"})
     code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model"})
+    tasks: str = field(
+        default='{"transcribe": 1, "caption": 1, "kind": 0.2}',
+        metadata={"help": "JSON of tasks for the language model and how often each is chosen"},
+    )
     connector_hidden_size: int = 1024
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
     max_seconds: float = field(default=10.0, metadata={"help": "crops of RQ-MTP; longest row beside a language model"})

@@ -1,10 +1,8 @@
-"""What stage 1 is made of: the model, its data, and what `Trainer` is told."""
+"""What stage 1 is made of: the model, its data, and what is saved."""
 
 import json
-import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from configuration_f3.configuration_f3 import F3Config
 from datasets import Dataset
@@ -13,27 +11,15 @@ from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from modeling_f3.modeling_f3 import F3ForPreTraining
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoTokenizer, PreTrainedModel
 
-from .latents_cache import latents_of, load_latents
-from .prompts import task_of
-from .representation_batches import BatchRandomness, LatentsCollator, QuestionCollator
-from .representation_report import HeldOutReport
+from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
+from .latents_cache import latents_of
+from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
+from .representation_report import held_out_scores
 
 
 CALIBRATION_FRAMES = 90_000  # an hour, for the statistics of the quantiser
-
-
-class TimeBudget(TrainerCallback):
-    """Saves and stops when the time is over."""
-
-    def __init__(self, max_minutes: float | None):
-        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            control.should_save = control.should_training_stop = True
 
 
 def train_representation(arguments) -> PreTrainedModel:
@@ -41,74 +27,27 @@ def train_representation(arguments) -> PreTrainedModel:
     torch.manual_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     model, processor = initial_model(arguments)
-    tokenizer = model.model if processor is None else model.audio_model
-    autoencoder = tokenizer.autoencoder
-    frame_rate = autoencoder.config.frame_rate
-    splits = {
-        split: rows_for(arguments, split, autoencoder, frame_rate, with_answers=processor is not None)
-        for split in ("train", "validation")
-    }
-    if (
-        model.prediction is not None
-        and not model.prediction.quantizer.is_calibrated
-        and not last_checkpoint(output_dir)
-    ):
-        calibrate(model, splits["train"], arguments.seed)
-    held_out = splits["validation"].shuffle(arguments.seed)
-    held_out = held_out.select(range(min(arguments.evaluation_items, len(held_out)))).sort("frames")
+    autoencoder = (model.model if processor is None else model.audio_model).autoencoder
     randomness = BatchRandomness(arguments.seed)
     if processor is None:
-        max_frames = int(arguments.max_seconds * frame_rate)
-        collators = LatentsCollator(max_frames, randomness), LatentsCollator(max_frames)
+        max_frames, fits = int(arguments.max_seconds * autoencoder.config.frame_rate), None
+        collator, held_out_collator = LatentsCollator(max_frames, randomness), LatentsCollator(max_frames)
     else:
-        collators = QuestionCollator(processor, randomness), QuestionCollator(processor)
-    report = HeldOutReport(collators[1], held_out, arguments.batch_size, output_dir / "history.json")
-    trainer = Trainer(
-        model=model,
-        args=trainer_arguments(arguments),
-        train_dataset=splits["train"],
-        data_collator=collators[0],
-        callbacks=[TimeBudget(arguments.max_minutes), randomness, report],
-    )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+        tasks = json.loads(arguments.tasks)
+        collator, held_out_collator = TaskMix(processor, tasks, randomness), TaskMix(processor, tasks)
+        fits = collator.tasks_of
+    train, validation = (load_rows(arguments, split, autoencoder, fits) for split in ("train", "validation"))
+    to_calibrate = model.prediction is not None and not model.prediction.quantizer.is_calibrated
+    if to_calibrate and not last_checkpoint(output_dir):
+        calibrate(model, train, arguments.seed)
+    held_out = held_out_rows(validation, arguments)
+    trainer = run_trainer(
+        model, arguments, train, collator, [randomness],
+        lambda model: held_out_scores(model, held_out_collator, held_out, arguments.batch_size),
+    )  # fmt: skip
     if trainer.is_world_process_zero():
         save(model, processor, output_dir)
-        record = {"arguments": vars(arguments), "steps": trainer.state.global_step, "history": report.history}
-        (output_dir / "training.json").write_text(json.dumps(record, indent=2))
     return model
-
-
-def last_checkpoint(output_dir: Path) -> str | None:
-    """The folder to resume from."""
-    return get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-
-
-def trainer_arguments(arguments) -> TrainingArguments:
-    """Nothing that `Trainer` does not offer to everybody."""
-    return TrainingArguments(
-        output_dir=arguments.output_dir,
-        max_steps=arguments.max_steps,
-        per_device_train_batch_size=arguments.batch_size,
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        learning_rate=arguments.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=arguments.warmup_steps,
-        weight_decay=arguments.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        bf16=arguments.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=arguments.gradient_checkpointing,
-        train_sampling_strategy="group_by_length",
-        length_column_name="frames",
-        remove_unused_columns=False,  # the collators choose
-        logging_steps=arguments.logging_steps,
-        eval_strategy="no",  # `HeldOutReport` tells more than a mean loss
-        save_steps=arguments.evaluation_steps,
-        save_total_limit=1,
-        report_to="tensorboard",
-        seed=arguments.seed,
-    )
 
 
 def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
@@ -141,23 +80,6 @@ def _tokenizer(arguments) -> F3ForPreTraining:
     model = F3ForPreTraining(F3Config.preset(arguments.preset, autoencoder_config=autoencoder.config))
     model.model.autoencoder.load_state_dict(autoencoder.state_dict())
     return model
-
-
-def rows_for(arguments, split: str, autoencoder: F3AutoencoderModel, frame_rate: float, with_answers: bool) -> Dataset:
-    """The rows of a split that can be learned from: of the chosen sources and, for questions, with an answer and in length."""
-    rows = load_latents(arguments.latents, split, autoencoder)
-    kept = np.ones(len(rows), dtype=bool)
-    if arguments.sources:
-        kept &= np.isin(rows["source"], arguments.sources.split(","))
-    if with_answers:
-        labels = rows.select_columns(["kind", "language", "text", "caption"])
-        kept &= [task_of(row) is not None for row in labels]
-        kept &= np.asarray(rows["frames"]) <= arguments.max_seconds * frame_rate
-    if not kept.any():
-        raise ValueError(
-            f"no row of {arguments.latents}, split {split}, is left to learn from: check --sources and --max_seconds"
-        )
-    return rows.select(np.flatnonzero(kept))
 
 
 def calibrate(model: PreTrainedModel, rows: Dataset, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a latents cache to batches: latents alone for RQ-MTP, or with questions and answers for the language model."""
+"""Rows of a latents cache to batches: latents alone for RQ-MTP, or tasks, questions with their answers, for a language model."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
 from .latents_cache import latents_of
-from .prompts import conversation
+from .prompts import TASKS, Task, conversation
 
 
 class BatchRandomness(TrainerCallback):
@@ -51,23 +51,52 @@ class LatentsCollator:
         return latents[start : start + self.max_frames]
 
 
-class QuestionCollator:
+class TaskMix:
     """
-    What [`F3AudioLMForConditionalGeneration`] trains on: one question about each row and its answer as labels. Without
-    `randomness`, in the first wording.
+    What [`F3AudioLMForConditionalGeneration`] trains on: each row as one task, drawn by weight among those that fit it.
+    Without `randomness`, the first that fits, in its first wording.
+
+    Args:
+        weights: how often each task of `f3_training.prompts` is drawn, relative to the others, by name.
+
+    Raises:
+        `ValueError`: for a name that no task has.
     """
 
-    def __init__(self, processor: F3Processor, randomness: BatchRandomness | None = None):
+    def __init__(self, processor: F3Processor, weights: dict[str, float], randomness: BatchRandomness | None = None):
+        unknown = sorted(weights.keys() - TASKS.keys())
+        if unknown:
+            raise ValueError(f"unknown tasks {', '.join(unknown)}: choose from {', '.join(TASKS)}")
         self.processor, self.randomness = processor, randomness
+        self.weights = {TASKS[name]: weight for name, weight in weights.items() if weight > 0}
+
+    def tasks_of(self, row: dict) -> list[Task]:
+        """Those that fit a row."""
+        return [task for task in self.weights if task.text(row).strip()]
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        choices = [0] * len(rows)
-        if self.randomness is not None:
-            choices = torch.randint(2**16, (len(rows),), generator=self.randomness.generator()).tolist()
+        generator = self.randomness and self.randomness.generator()
         conversations = []
-        for index, (row, choice) in enumerate(zip(rows, choices)):
-            try:
-                conversations.append(conversation(row, latents_of(row), choice))
-            except ValueError as error:
-                raise ValueError(f"row {index} of the batch: {error}") from error
+        for row in rows:
+            task = self.task_for(row, generator)
+            choice = int(torch.randint(2**16, (), generator=generator)) if generator is not None else 0
+            conversations.append(conversation(task, row, latents_of(row), choice))
         return dict(self.processor.apply_chat_template(conversations, return_labels=True))
+
+    def task_for(self, row: dict, generator: torch.Generator | None) -> Task:
+        """
+        One of `tasks_of(row)`.
+
+        Raises:
+            `ValueError`: when none fits.
+        """
+        fitting = self.tasks_of(row)
+        if not fitting:
+            raise ValueError(
+                f"no task fits a row of kind {row['kind']!r}, language {row['language']!r}, text {row['text']!r}: leave out "
+                "rows of which nothing can be said"
+            )
+        if generator is None:
+            return fitting[0]
+        weights = torch.tensor([float(self.weights[task]) for task in fitting])
+        return fitting[int(torch.multinomial(weights, 1, generator=generator))]

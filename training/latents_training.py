@@ -1,0 +1,159 @@
+"""What stages 1 and 2 share: `Trainer` on cached latents, for a given time, judged by held-out rows."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .latents_cache import load_latents
+
+
+COLUMNS = ("latents", "frames", "kind", "language", "text", "caption", "source")
+
+
+class TimeBudget(TrainerCallback):
+    """Saves and stops when the time is over."""
+
+    def __init__(self, max_minutes: float | None):
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            control.should_save = control.should_training_stop = True
+
+
+class HeldOutHistory(TrainerCallback):
+    """
+    Scores a model before the first step and whenever `Trainer` saves. The scores go where `Trainer` logs, as `eval_...`, and
+    all of them so far into a file.
+
+    Args:
+        score: means over held-out rows, by name.
+        log: of the `Trainer`.
+        path: the file.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[PreTrainedModel], dict[str, float]],
+        log: Callable[[dict[str, float]], None],
+        path: Path,
+    ):
+        self.score, self.log, self.path = score, log, path
+        self.history: list[dict] = json.loads(path.read_text()) if path.is_file() else []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self._add(args, state, model)
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        self._add(args, state, model)
+
+    def _add(self, args, state, model: PreTrainedModel) -> None:
+        if not state.is_world_process_zero or (self.history and self.history[-1]["step"] == state.global_step):
+            return
+        was_training = model.training
+        model.eval()
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, args.bf16):
+            scores = self.score(model)
+        model.train(was_training)
+        self.history = [row for row in self.history if row["step"] < state.global_step]
+        self.history.append({"step": state.global_step, **scores})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.history, indent=2))
+        self.log({f"eval_{name}": value for name, value in scores.items()})
+
+
+def run_trainer(
+    model: PreTrainedModel, arguments, rows: Dataset, collator, callbacks: list[TrainerCallback], score: Callable
+) -> Trainer:
+    """
+    Trains until the schedule ends or the time is over, from the last checkpoint if there is one. The process that writes
+    leaves `output_dir/training.json`: arguments, steps, and the scores by step.
+    """
+    output_dir = Path(arguments.output_dir)
+    trainer = Trainer(
+        model=model,
+        args=trainer_arguments(arguments),
+        train_dataset=rows,
+        data_collator=collator,
+        callbacks=[TimeBudget(arguments.max_minutes), *callbacks],
+    )
+    held_out = HeldOutHistory(score, trainer.log, output_dir / "history.json")
+    trainer.add_callback(held_out)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    if trainer.is_world_process_zero():
+        record = {"arguments": vars(arguments), "steps": trainer.state.global_step, "history": held_out.history}
+        (output_dir / "training.json").write_text(json.dumps(record, indent=2))
+    return trainer
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The folder to resume from."""
+    return get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+
+
+def trainer_arguments(arguments) -> TrainingArguments:
+    """Nothing that `Trainer` does not offer to everybody."""
+    return TrainingArguments(
+        output_dir=arguments.output_dir,
+        max_steps=arguments.max_steps,
+        per_device_train_batch_size=arguments.batch_size,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        learning_rate=arguments.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=arguments.warmup_steps,
+        weight_decay=arguments.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=arguments.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        train_sampling_strategy="group_by_length",
+        length_column_name="frames",
+        remove_unused_columns=False,  # the collators choose
+        logging_steps=arguments.logging_steps,
+        eval_strategy="no",  # `HeldOutHistory` tells more than a mean loss
+        save_steps=arguments.evaluation_steps,
+        save_total_limit=1,
+        report_to="tensorboard",
+        seed=arguments.seed,
+    )
+
+
+def load_rows(
+    arguments, split: str, autoencoder: F3AutoencoderModel, fits: Callable[[dict], bool] | None = None
+) -> Dataset:
+    """
+    The rows of all `arguments.latents`, of the chosen sources. With `fits`, only those that it accepts, it is shown all but
+    the latents, and that are not too long.
+
+    Raises:
+        `LatentsCacheError`: for latents of another autoencoder.
+        `ValueError`: when no row is left.
+    """
+    parts = [load_latents(folder, split, autoencoder).select_columns(list(COLUMNS)) for folder in arguments.latents]
+    rows = concatenate_datasets([part.with_format(None) for part in parts])
+    kept = np.ones(len(rows), dtype=bool)
+    if arguments.sources:
+        kept &= np.isin(rows["source"], arguments.sources.split(","))
+    if fits is not None:
+        kept &= np.asarray(rows["frames"]) <= arguments.max_seconds * autoencoder.config.frame_rate
+        kept &= [bool(fits(row)) for row in rows.remove_columns("latents")]
+    if not kept.any():
+        raise ValueError(
+            f"no row of {', '.join(arguments.latents)}, split {split}, is left: check --sources, --max_seconds and --tasks"
+        )
+    return rows.select(np.flatnonzero(kept)).with_format("numpy", columns=["latents"], output_all_columns=True)
+
+
+def held_out_rows(rows: Dataset, arguments) -> Dataset:
+    """The same random ones every time, by length."""
+    return rows.shuffle(arguments.seed).select(range(min(arguments.evaluation_items, len(rows)))).sort("frames")
