@@ -30,6 +30,8 @@ class HubCodeMixin:
 
     # The Auto classes that load this very class; a derived class names its own.
     auto_classes: tuple[str, ...] = ()
+    # By task, for tasks that a pipeline of Transformers cannot do with this class.
+    pipeline_classes: dict[str, type] = {}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         """Saves as Transformers does, and with it the code and the `auto_map`."""
@@ -94,8 +96,13 @@ def _is_ours(cls: type) -> bool:
 
 
 def _write_auto_map(part: HubCodeMixin) -> None:
-    """Sets `auto_map` where the part's settings are: on a model's configuration, otherwise on the part itself."""
+    """Sets `auto_map`, and what `pipeline` reads, on a model's configuration, otherwise on the part itself."""
     holder = getattr(part, "config", part)
+    if part.pipeline_classes:
+        holder.custom_pipelines = {
+            task: {"impl": _reference(pipeline_class), "pt": list(part.auto_classes)}
+            for task, pipeline_class in part.pipeline_classes.items()
+        }
     holder.auto_map = {**(getattr(holder, "auto_map", None) or {}), **_auto_map(type(part))}
 
 
@@ -111,12 +118,16 @@ def _auto_map(cls: type) -> dict[str, str]:
         if isinstance(relative, type) and relative.__module__ == cls.__module__
         if config_class is not None and getattr(relative, "config_class", None) is config_class
     ]
-    file_name = cls.__module__.rpartition(".")[2]
     return {
-        auto_class: f"{file_name}.{relative.__name__}"
+        auto_class: _reference(relative)
         for relative in (*relatives, cls)
         for auto_class in vars(relative).get("auto_classes", ())
     }
+
+
+def _reference(cls: type) -> str:
+    """`file.Class`, as Transformers names custom code."""
+    return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
 
 
 def _flattened(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Text and audio together: what a person writes and records to what the audio language model reads, and labels for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ SPARE_TOKENS = (
     ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"),  # Llama 3
     ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
 )
+
+TRANSCRIPTION_REQUEST = "Transcribe the {language} speech."
 
 
 class F3Processor(HubCodeMixin, ProcessorMixin):
@@ -114,84 +117,130 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         conversation: list[dict] | list[list[dict]],
         *,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
         speak: bool = False,
         tokenize: bool = True,
         return_labels: bool = False,
+        return_dict: bool = True,
+        return_tensors: str = "pt",
         sampling_rate: int | None = None,
         padding_side: str | None = None,
-        **audio_options,
+        processor_kwargs: dict[str, Any] | None = None,
     ) -> BatchFeature | str | list[str]:
         """
         A conversation, or a batch of them, in the language model's own chat format. The content of a message is a string,
         or a list of parts: `{"type": "text", "text": ...}`, `{"type": "audio", "audio": waveform}` with a waveform as for
-        [`F3FeatureExtractor`], or `{"type": "audio", "latents": [T, D]}`.
+        [`F3FeatureExtractor`], `{"type": "audio", "path": file or URL}`, or `{"type": "audio", "latents": [T, D]}`.
 
         Args:
             add_generation_prompt: end with the beginning of an answer.
-            speak: end with the beginning of a spoken one; where the conversation ends in audio of the assistant, with that
-                audio, to be gone on with in the same voice.
+            continue_final_message: end within the last message, to be gone on with.
+            speak: end with the beginning of a spoken answer; where the conversation ends in audio of the assistant, with
+                that audio, to be gone on with in the same voice.
             tokenize: return what the model takes, not the text.
             return_labels: add what there is to learn from the assistant: `labels`, the tokens of written answers and -100
                 elsewhere, and `spoken` `[A]`, true for audio in an answer. An answer with audio in it is all spoken.
-            sampling_rate: of the waveforms.
+            return_dict, return_tensors: as everywhere in Transformers, where they have other values too.
+            sampling_rate: of waveforms that don't say theirs; a file does, and is brought to the model's.
             padding_side: `"left"` to generate, `"right"` to train; by default the one that suits `return_labels`.
+            processor_kwargs: passed on to the feature extractor, such as `{"resample": True}`.
 
         Raises:
             `ValueError`: for parts of another type, audio and latents in one call, a conversation without an answer to
                 learn, and what the feature extractor raises.
         """
+        if not return_dict or return_tensors != "pt":
+            raise ValueError('audio comes along in a dictionary of tensors: use return_dict=True, return_tensors="pt"')
         batch = [conversation] if conversation and isinstance(conversation[0], dict) else list(conversation)
+        speak = speak or (continue_final_message and all(map(_ends_in_speech, batch)))
+        continues = continue_final_message and not speak
+        if continues and return_labels:
+            raise ValueError("what is to be continued is no answer to learn: leave out one of the two options")
         if not tokenize:
-            texts = [self._prompt(messages, add_generation_prompt, speak) for messages in batch]
-            return texts if batch is conversation or isinstance(conversation[0], list) else texts[0]
-        parts = [part for messages in batch for part in _audio_parts(messages)]
-        by_latents = [part["latents"] for part in parts if "latents" in part]
-        if by_latents and len(by_latents) < len(parts):
-            raise ValueError("some audio is given as latents and some as waveforms: use one of them in a call")
-        waveforms = None if by_latents or not parts else [part["audio"] for part in parts]
-        heard, frames = self._audio_inputs(waveforms, sampling_rate, by_latents or None, audio_options)
+            texts = [self._prompt(messages, add_generation_prompt, continues, speak) for messages in batch]
+            return texts if isinstance(conversation[0], list) else texts[0]
+        heard, frames = self._audio_of(batch, sampling_rate, processor_kwargs or {})
         counts = iter(frames)
-        rows, labels = [], []
-        for row, messages in enumerate(batch):
-            ids, targets = [], []
-            opening = add_generation_prompt or (speak and not _goes_on(messages))
-            for segment, is_answer in self._segments(messages, opening):
-                segment_ids = self._ids(segment, counts, special=False)
-                ids += segment_ids
-                written = is_answer and self.placeholder_token not in segment
-                targets += segment_ids if written else [-100] * len(segment_ids)
-            if speak and _goes_on(messages):
-                del ids[len(ids) - ids[::-1].index(self.token_ids["audio_token_id"]) :]  # what would end the audio
-            elif speak:
-                ids.append(self.token_ids["audio_start_token_id"])
-            targets = [*targets, -100][: len(ids)]
-            if return_labels and not (any(target != -100 for target in targets) or any(_spoken(messages))):
-                raise ValueError(
-                    f"conversation {row} has no answer of the assistant to learn: add one, or leave it out"
-                )
-            rows.append(ids)
-            labels.append(targets)
+        rows, targets = zip(*(self._row(item, counts, add_generation_prompt, continues, speak) for item in batch))
         side = padding_side or ("right" if return_labels else "left")
         data = {**self._padded(rows, side), **heard}
         if return_labels:
-            data["labels"] = _pad(labels, -100, side)
-            if parts:
-                data["spoken"] = torch.tensor([flag for messages in batch for flag in _spoken(messages)])
+            data["labels"] = _pad(targets, -100, side)
+            spoken = [_spoken(messages) for messages in batch]
+            for index, (row, flags) in enumerate(zip(targets, spoken)):
+                if not any(flags) and all(target == -100 for target in row):
+                    raise ValueError(
+                        f"conversation {index} has no answer of the assistant to learn: add one or leave it out"
+                    )
+            if frames:
+                data["spoken"] = torch.tensor([flag for flags in spoken for flag in flags])
         return BatchFeature(data)
 
-    def _prompt(self, messages: list[dict], add_generation_prompt: bool, speak: bool) -> str:
+    def apply_transcription_request(self, audio: Any, *, language: str = "English", **options: Any) -> BatchFeature:
+        """
+        The prompt that asks for a transcript of a recording, or one each for a list of them: waveforms as for
+        [`F3FeatureExtractor`] or names of files. `options` are those of `apply_chat_template`.
+        """
+        is_batch = isinstance(audio, (list, tuple)) and not isinstance(audio[0], Real)
+        request = {"type": "text", "text": TRANSCRIPTION_REQUEST.format(language=language)}
+        conversations = [
+            [{"role": "user", "content": [{"type": "audio", "audio": item}, request]}]
+            for item in (audio if is_batch else [audio])
+        ]
+        return self.apply_chat_template(conversations, add_generation_prompt=True, **options)
+
+    def _audio_of(self, batch: list[list[dict]], sampling_rate: int | None, options: dict) -> tuple[dict, list[int]]:
+        """What the model is given of the audio in all conversations, and the latent frames of each."""
+        parts = [part for messages in batch for part in _audio_parts(messages)]
+        latents = [part["latents"] for part in parts if "latents" in part]
+        if latents and len(latents) < len(parts):
+            raise ValueError("some audio is given as latents and some as waveforms: use one of them in a call")
+        if latents or not parts:
+            return self._audio_inputs(None, None, latents or None, options)
+        return self._audio_inputs([self._recording(part, sampling_rate) for part in parts], None, None, options)
+
+    def _recording(self, part: dict, sampling_rate: int | None) -> Any:
+        """A waveform for the feature extractor, with its rate where it is known."""
+        given = next((part[name] for name in ("audio", "path", "url") if name in part), None)
+        if given is None:
+            raise ValueError(f"audio has the keys {sorted(part)}: one of 'audio', 'path' and 'latents' is needed")
+        if isinstance(given, str):
+            given, sampling_rate = self.feature_extractor.fetch_audio(given), self.feature_extractor.sampling_rate
+        if sampling_rate is None or isinstance(given, Mapping) or hasattr(given, "get_all_samples"):
+            return given
+        return {"array": given, "sampling_rate": sampling_rate}
+
+    def _row(
+        self, messages: list[dict], frames: Iterator[int], add_generation_prompt: bool, continues: bool, speak: bool
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a conversation, and those to learn, -100 elsewhere; `frames` gives the frames of each audio."""
+        goes_on = speak and _ends_in_speech(messages)
+        opening = add_generation_prompt or (speak and not goes_on)
+        ids, targets = [], []
+        for segment, is_answer in self._segments(messages, opening, continues):
+            segment_ids = self._ids(segment, frames, special=False)
+            ids += segment_ids
+            written = is_answer and self.placeholder_token not in segment
+            targets += segment_ids if written else [-100] * len(segment_ids)
+        if goes_on:
+            del ids[len(ids) - ids[::-1].index(self.token_ids["audio_token_id"]) :]  # what would end the audio
+        elif speak:
+            ids.append(self.token_ids["audio_start_token_id"])
+        return ids, [*targets, -100][: len(ids)]
+
+    def _prompt(self, messages: list[dict], add_generation_prompt: bool, continues: bool, speak: bool) -> str:
         """The rendered conversation, with its placeholders."""
         if not speak:
-            return self._render(messages, add_generation_prompt)
-        if not _goes_on(messages):
+            return self._render(messages, add_generation_prompt, continues)
+        if not _ends_in_speech(messages):
             return self._render(messages, True) + self.start_token
         before, placeholder, _ = self._render(messages, False).rpartition(self.placeholder_token)
         return before + placeholder
 
-    def _segments(self, messages: list[dict], add_generation_prompt: bool) -> list[tuple[str, bool]]:
+    def _segments(self, messages: list[dict], add_generation_prompt: bool, continues: bool) -> list[tuple[str, bool]]:
         """The rendered conversation cut where answers of the assistant begin and end; true for answers."""
         segments, done = [], ""
-        for index, message in enumerate(messages):
+        for index, message in enumerate(messages[:-1] if continues else messages):
             if message["role"] != "assistant":
                 continue
             before = self._render(messages[:index], True)
@@ -200,13 +249,17 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
                 raise ValueError("the chat template rewrites earlier messages, so answers cannot be told from prompts")
             segments += [(before[len(done) :], False), (until[len(before) :], True)]
             done = until
-        rest = self._render(messages, add_generation_prompt)[len(done) :]
+        rest = self._render(messages, add_generation_prompt, continues)[len(done) :]
         return [segment for segment in [*segments, (rest, False)] if segment[0]]
 
-    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+    def _render(self, messages: list[dict], add_generation_prompt: bool, continues: bool = False) -> str:
         flat = [{**message, "content": self._flat_content(message["content"])} for message in messages]
         return self.tokenizer.apply_chat_template(
-            flat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=add_generation_prompt
+            flat,
+            chat_template=self.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continues,
         )
 
     def _flat_content(self, content: str | list[dict]) -> str:
@@ -247,7 +300,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
                 f"the texts name {sum(named)} audios ({named} by row, {self.placeholder_token!r} for each) and {given} are given"
             )
 
-    def _ids(self, text: str, frames, special: bool) -> list[int]:
+    def _ids(self, text: str, frames: Iterator[int], special: bool) -> list[int]:
         """Token ids of `text`, with as many placeholders for each audio as it has audio tokens."""
         first, *others = text.split(self.placeholder_token)
         for other in others:
@@ -255,7 +308,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
             first += f"{self.start_token}{self.placeholder_token * count}{self.end_token}{other}"
         return self.tokenizer(first, add_special_tokens=special)["input_ids"]
 
-    def _padded(self, rows: list[list[int]], side: str) -> dict[str, torch.Tensor]:
+    def _padded(self, rows: Sequence[list[int]], side: str) -> dict[str, torch.Tensor]:
         pad = self.tokenizer.pad_token_id
         if pad is None:
             pad = self.tokenizer.eos_token_id or 0
@@ -268,6 +321,18 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
         samples = torch.as_tensor(audio).detach().float().cpu().flatten().numpy()
         soundfile.write(path, samples, self.feature_extractor.sampling_rate)
+
+    def post_process_multimodal_output(
+        self,
+        generated_outputs: Any,
+        skip_special_tokens: bool = True,
+        generation_mode: str | None = None,
+        **kwargs: Any,
+    ) -> list:
+        """What `generate` returned as texts or, for `generation_mode="audio"`, as waveforms `[N]` in NumPy."""
+        if generation_mode == "audio":
+            return [waveform.float().cpu().numpy() for waveform in generated_outputs.audio]
+        return super().post_process_multimodal_output(generated_outputs, skip_special_tokens, generation_mode, **kwargs)
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
         """The tokenizer's."""
@@ -310,12 +375,12 @@ def _spoken(messages: list[dict]) -> list[bool]:
     return [message["role"] == "assistant" for message in messages for _ in _audio_parts([message])]
 
 
-def _goes_on(messages: list[dict]) -> bool:
+def _ends_in_speech(messages: list[dict]) -> bool:
     """Whether a conversation ends in audio of the assistant."""
     return bool(messages) and messages[-1]["role"] == "assistant" and bool(_audio_parts(messages[-1:]))
 
 
-def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:
+def _pad(rows: Sequence[list[int]], value: int, side: str) -> torch.Tensor:
     """[B, longest]."""
     longest = max(map(len, rows))
     gaps = [[value] * (longest - len(row)) for row in rows]

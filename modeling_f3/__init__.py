@@ -8,6 +8,7 @@ from .modeling_audio_lm import F3AudioLMForConditionalGeneration
 from .modeling_autoencoder import F3AutoencoderModel
 from .modeling_f3 import F3ForAudioClassification, F3ForCTC, F3ForPreTraining, F3Model
 from .modeling_flow_head import F3FlowHead
+from .speech_recognition_pipeline import F3SpeechRecognitionPipeline
 from .streaming_state import F3StreamingState
 
 
@@ -37,5 +38,6 @@ __all__ = [
     "F3ForPreTraining",
     "F3Model",
     "F3Processor",
+    "F3SpeechRecognitionPipeline",
     "F3StreamingState",
 ]

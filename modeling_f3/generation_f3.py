@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
@@ -79,7 +80,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         Args:
             inputs: `input_ids`, as everywhere in Transformers.
             generation_config: of Transformers, for text; for speech it may hold the fields of [`SpeechOptions`].
-            generation_mode: `"text"` or `"audio"`, to say so once more.
+            generation_mode: `"audio"` answers in speech whatever the prompt asks for; `"text"` refuses prompts for speech.
             generator: of the noise of speech, on the CPU; one, or a list with one for each row.
             kwargs: what the processor made of the prompt, and options: of `GenerationMixin.generate` for text, the fields
                 of [`SpeechOptions`] for speech.
@@ -93,8 +94,9 @@ class F3SpeechGenerationMixin(GenerationMixin):
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
             raise ValueError("generate needs input_ids: F3Processor makes them from text")
-        speaks = self._asks_for_speech(input_ids, generation_mode)
-        if not speaks:
+        if generation_mode == "audio":
+            input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
+        if not self._asks_for_speech(input_ids, generation_mode):
             config = self.config
             kwargs.setdefault(
                 "suppress_tokens",  # places of audio, not words
@@ -133,8 +135,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
         have ended. Chunks of a row together are its audio. The first one comes before the second step of the language
         model. Arguments are those of `generate`.
         """
-        if not self._asks_for_speech(input_ids, "audio"):
-            return
+        input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
+        self._asks_for_speech(input_ids, "audio")
         options = self._speech_options(generation_config, kwargs)
         caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
         state, hop = F3StreamingState(), self.config.audio_config.autoencoder_config.hop_length
@@ -167,24 +169,36 @@ class F3SpeechGenerationMixin(GenerationMixin):
         samples = input_values.new_ones(input_values[:, 0].shape) if padding_mask is None else padding_mask
         return -(-samples.sum(1).long() // self.config.audio_config.autoencoder_config.hop_length)
 
+    def _asking_for_speech(
+        self, input_ids: torch.Tensor, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The prompt and its mask; where all rows ask for text, with the token that begins speech."""
+        if self._open_rows(input_ids).any():
+            return input_ids, kwargs
+        input_ids = F.pad(input_ids, (0, 1), value=self.config.audio_start_token_id)
+        if kwargs.get("attention_mask") is not None:
+            kwargs = {**kwargs, "attention_mask": F.pad(kwargs["attention_mask"], (0, 1), value=1)}
+        return input_ids, kwargs
+
     def _asks_for_speech(self, input_ids: torch.Tensor, mode: str | None) -> bool:
         if mode not in (None, "text", "audio"):
             raise ValueError(f"generation_mode is 'text' or 'audio', got {mode!r}")
-        opening = (self.config.audio_start_token_id, self.config.audio_token_id)
-        asked = torch.isin(input_ids[:, -1], torch.tensor(opening, device=input_ids.device))
+        asked = self._open_rows(input_ids)
         if bool(asked.any()) != bool(asked.all()):
             raise ValueError(
                 f"rows {asked.nonzero().flatten().tolist()} ask for speech and the others for text: generate them apart"
             )
         speaks = bool(asked.all())
-        if mode is not None and speaks != (mode == "audio"):
-            wanted = (
-                "speech: build the prompt with speak=True" if mode == "audio" else "text: build it without speak=True"
-            )
-            raise ValueError(f"generation_mode is {mode!r} but the prompt does not ask for {wanted}")
+        if speaks and mode == "text":
+            raise ValueError("generation_mode is 'text' but the prompt asks for speech: build it without speak=True")
         if speaks and self.flow_head is None:
             raise ValueError("this model has no flow head, so it cannot speak: it was built without flow_config")
         return speaks
+
+    def _open_rows(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Which rows [B] end where audio begins or within it."""
+        opening = (self.config.audio_start_token_id, self.config.audio_token_id)
+        return torch.isin(input_ids[:, -1], torch.tensor(opening, device=input_ids.device))
 
     def _speech_options(self, generation_config, kwargs: dict[str, Any]) -> SpeechOptions:
         """Takes the options out of `kwargs`; what is left must be inputs."""

@@ -20,6 +20,7 @@ from .model_outputs import F3AudioLMOutput, F3Output
 from .modeling_f3 import F3ForPreTraining, F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .modeling_flow_head import F3FlowHead
 from .multi_token_prediction import F3MultiTokenPrediction
+from .speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
 
 class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3RepresentationPreTrainedModel):
@@ -35,6 +36,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     auto_classes = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForSpeechSeq2Seq", "AutoModelForTextToWaveform")
+    pipeline_classes = {"automatic-speech-recognition": F3SpeechRecognitionPipeline}
     accepts_loss_kwargs = False  # losses are means over the items of a batch, whatever `Trainer` counts
     _keep_in_fp32_modules_strict = ["audio_model.autoencoder.decoder"]
 

@@ -1,6 +1,7 @@
 import pytest
+import soundfile
 import torch
-from modeling_f3 import F3AudioLMForConditionalGeneration
+from modeling_f3 import F3AudioLMForConditionalGeneration, F3SpeechRecognitionPipeline
 from modeling_f3.generation_f3 import audios_by_row
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor
 from transformers import pipeline
@@ -212,6 +213,40 @@ def test_the_pipeline_speaks_a_prompt_that_asks_for_it(model):
     assert spoken["audio"].size == 192 and spoken["sampling_rate"] == 800
 
 
+def test_the_mode_makes_speech_of_any_prompt(model):
+    written = tiny_processor().apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
+    options = {"max_new_patches": 3, "generator": seeds(1)[0]}
+    spoken = model.generate(**written, generation_mode="audio", **options)
+    assert torch.equal(spoken.audio[0], model.generate(**say("hi"), **{**options, "generator": seeds(1)[0]}).audio[0])
+
+
+def test_the_any_to_any_pipeline_answers_in_text_and_in_speech(model):
+    processor = tiny_processor()
+    ask = pipeline("any-to-any", model=model, processor=processor, tokenizer=processor.tokenizer)
+    recording = {"type": "audio", "audio": noise(400).numpy(), "sampling_rate": 800}
+    messages = [{"role": "user", "content": [recording, {"type": "text", "text": "What?"}]}]
+    written = ask(messages, max_new_tokens=4, return_full_text=False)
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True)
+    expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert written[0]["generated_text"] == processor.decode(expected, skip_special_tokens=True)
+    spoken = ask(messages, generation_mode="audio", generate_kwargs={"max_new_patches": 3})
+    assert spoken[0]["generated_audio"].shape == (192,)
+
+
+def test_the_transcribing_pipeline_asks_in_the_words_of_the_training(model, tmp_path):
+    processor, path = tiny_processor(), str(tmp_path / "clip.wav")
+    processor.save_audio(noise(400), path)
+    transcribe = F3SpeechRecognitionPipeline(model=model, processor=processor)
+    samples = soundfile.read(path, dtype="float32")[0]
+    request = processor.apply_transcription_request(samples, language="Czech", sampling_rate=800)
+    assert "Transcribe the Czech speech." in processor.decode(request["input_ids"][0])
+    written = model.generate(**request, max_new_tokens=4, do_sample=False)[0, request["input_ids"].shape[1] :]
+    expected = {"text": processor.decode(written, skip_special_tokens=True).strip()}
+    dictionary = {"raw": samples, "sampling_rate": 800}
+    assert transcribe([path, samples, dictionary], language="Czech", max_new_tokens=4) == [expected] * 3
+    assert len(processor.apply_transcription_request([samples, samples], sampling_rate=800)["input_ids"]) == 2
+
+
 def test_rows_with_and_without_a_voice_prompt_share_a_batch(model):
     processor = tiny_processor()
     texts = ["one <repo_name>", "two <repo_name><file_sep>"]
@@ -231,7 +266,7 @@ def test_rows_with_and_without_a_voice_prompt_share_a_batch(model):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"generation_mode": "text"}, "does not ask for text"),
+        ({"generation_mode": "text"}, "the prompt asks for speech"),
         ({"generation_mode": "song"}, "'text' or 'audio'"),
         ({"flow_solver": "heun", "max_new_patches": 2}, "unknown solver"),
         ({"max_new_tokens": 5}, "speech takes no max_new_tokens"),
@@ -243,8 +278,6 @@ def test_options_that_contradict_the_prompt_are_refused(model, options, message)
 
 
 def test_prompts_that_ask_for_speech_in_vain_are_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="does not ask for speech"):
-        model.generate(**tiny_processor()(["hello"]), generation_mode="audio")
     mixed = tiny_processor()(["hello", "hello <repo_name>"])
     with pytest.raises(ValueError, match=r"rows \[1\] ask for speech"):
         model.generate(**mixed)

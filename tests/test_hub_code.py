@@ -9,7 +9,7 @@ import pytest
 import torch
 from configuration_f3.hub_code import PACKAGES, collect_sources, export_code
 from huggingface_hub.errors import EntryNotFoundError
-from modeling_f3 import F3AutoencoderModel, F3ForCTC, F3ForPreTraining
+from modeling_f3 import F3AutoencoderModel, F3ForCTC, F3ForPreTraining, F3SpeechRecognitionPipeline
 from tiny import (
     noise,
     tiny_audio_lm,
@@ -81,7 +81,7 @@ config.save_pretrained(target + "-config")
 # The same for text and audio together; the language model stays where it was.
 STRANGER_TO_LANGUAGE_MODELS = """
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 folder, answers, target = sys.argv[1:]
 expected = torch.load(answers)
@@ -91,6 +91,8 @@ assert not any(parameter.requires_grad for parameter in model.language_model.par
 inputs = processor("<file_sep>?", expected["audio"].numpy(), 800)
 with torch.no_grad():
     torch.testing.assert_close(model(**inputs).logits, expected["logits"])
+transcribe = pipeline("automatic-speech-recognition", model=folder, trust_remote_code=True)
+assert transcribe(expected["audio"].numpy(), max_new_tokens=4) == expected["transcript"]
 model.save_pretrained(target)
 processor.save_pretrained(target)
 """
@@ -164,11 +166,11 @@ def test_the_audio_language_model_loads_without_the_package_and_can_be_saved_aga
     tiny_processor().save_pretrained(tmp_path / "0")
     with torch.no_grad():
         logits = model(**tiny_processor()("<file_sep>?", audio.numpy(), 800)).logits
+    transcribe = F3SpeechRecognitionPipeline(model=model, processor=tiny_processor())
+    expected = {"audio": audio, "logits": logits, "transcript": transcribe(audio.numpy(), max_new_tokens=4)}
     for generation in (0, 1):
         target = tmp_path / str(generation + 1)
-        run_as_a_stranger(
-            STRANGER_TO_LANGUAGE_MODELS, tmp_path / str(generation), {"audio": audio, "logits": logits}, target
-        )
+        run_as_a_stranger(STRANGER_TO_LANGUAGE_MODELS, tmp_path / str(generation), expected, target)
         assert files_of(target, ".py") == files_of(tmp_path / "0", ".py")
 
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import soundfile
 import torch
 from modeling_f3 import F3FeatureExtractor, F3Processor
 from tiny import noise, tiny_feature_extractor, tiny_processor, tiny_text_tokenizer
@@ -48,6 +49,27 @@ def test_labels_are_the_answers_and_nothing_else():
     )
 
 
+def test_a_file_is_read_and_brought_to_the_rate_of_the_model(tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, audio(1.0), 1600)  # half a second
+    from_file, given = (
+        tiny_processor().apply_chat_template([{"role": "user", "content": [{"type": "audio", **part}]}])
+        for part in ({"path": str(path)}, {"audio": {"array": audio(0.5), "sampling_rate": 800}})
+    )
+    assert from_file["input_values"].shape == (1, 1, 400)
+    assert torch.equal(from_file["input_ids"], given["input_ids"])
+
+
+def test_the_last_message_is_gone_on_with():
+    processor = tiny_processor()
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hel"}]
+    ids = processor.apply_chat_template(messages, continue_final_message=True)["input_ids"][0]
+    assert processor.decode(ids).endswith("<|im_start|>assistant\nhel")
+    voice = [{"role": "assistant", "content": [{"type": "audio", "latents": torch.ones(4, 4)}]}]
+    ids = processor.apply_chat_template(messages[:1] + voice, continue_final_message=True)["input_ids"][0]
+    assert ids[-2:].tolist() == [processor.token_ids["audio_token_id"]] * 2
+
+
 def test_padding_is_left_to_generate_and_right_to_train():
     processor = tiny_processor()
     batch = [[{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}] for text in ("a", "longer")]
@@ -82,6 +104,12 @@ def test_mistakes_are_named():
     mixed = [{"type": "audio", "audio": audio(0.1)}, {"type": "audio", "latents": torch.ones(5, 4)}]
     with pytest.raises(ValueError, match="some audio is given as latents"):
         processor.apply_chat_template([{"role": "user", "content": mixed}])
+    with pytest.raises(ValueError, match="one of 'audio', 'path' and 'latents'"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}])
+    with pytest.raises(ValueError, match="leave out one of the two options"):
+        processor.apply_chat_template(
+            [{"role": "user", "content": "a"}], continue_final_message=True, return_labels=True
+        )
     with pytest.raises(ValueError, match=r"no tokens \['<audio>'\]"):
         F3Processor(tiny_feature_extractor(), tiny_text_tokenizer(), 32, "<repo_name>", "<audio>", "<filename>")
     with pytest.raises(ValueError, match="got 400 Hz"):

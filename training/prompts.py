@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from feature_extraction_f3.processing_f3 import TRANSCRIPTION_REQUEST
+
 
 @dataclass(frozen=True)
 class Task:
@@ -60,7 +62,7 @@ _ALL = (
         "transcribe",
         _transcript,
         (
-            "Transcribe the {language} speech.",
+            TRANSCRIPTION_REQUEST,
             "Write down what is said in {language}.",
             "What are the {language} words in this recording?",
             "Repeat the {language} sentence you hear.",
