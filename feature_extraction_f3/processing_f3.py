@@ -18,7 +18,9 @@ SPARE_TOKENS = (
     ("<unused0>", "<unused1>", "<unused2>"),  # Gemma
 )
 
+# What models are asked to do, in the first of the wordings that they are trained with.
 TRANSCRIPTION_REQUEST = "Transcribe the {language} speech."
+SPEECH_REQUEST = "Say: {text}"
 
 
 class F3Processor(HubCodeMixin, ProcessorMixin):
@@ -188,6 +190,22 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
             for item in (audio if is_batch else [audio])
         ]
         return self.apply_chat_template(conversations, add_generation_prompt=True, **options)
+
+    def apply_speech_request(
+        self, text: str | Sequence[str], *, voice: Any = None, voice_text: str = "", **options: Any
+    ) -> BatchFeature:
+        """
+        The prompt that asks to say a text, or one each for several texts. With `voice`, a recording as for
+        [`F3FeatureExtractor`] or the name of a file, in which `voice_text` is said, the answer goes on in that voice.
+        `options` are those of `apply_chat_template`.
+        """
+        conversations = []
+        for item in [text] if isinstance(text, str) else text:
+            request = SPEECH_REQUEST.format(text=f"{voice_text} {item}".strip())
+            conversations.append([{"role": "user", "content": request}])
+            if voice is not None:
+                conversations[-1].append({"role": "assistant", "content": [{"type": "audio", "audio": voice}]})
+        return self.apply_chat_template(conversations, speak=True, **options)
 
     def _audio_of(self, batch: list[list[dict]], sampling_rate: int | None, options: dict) -> tuple[dict, list[int]]:
         """What the model is given of the audio in all conversations, and the latent frames of each."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from feature_extraction_f3.processing_f3 import TRANSCRIPTION_REQUEST
+from feature_extraction_f3.processing_f3 import SPEECH_REQUEST, TRANSCRIPTION_REQUEST
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ _ALL = (
     ),
     Task("caption", _caption, ("What makes this sound?", "Describe the sound.", "Name what you hear.")),
     Task("kind", _kind, ("What kind of audio is this?", "Is this speech, music or a sound effect?")),
-    Task("speak", _english, ("Say: {text}", "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True),
+    Task("speak", _english, (SPEECH_REQUEST, "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True),
     Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True),
 )
 TASKS = {task.name: task for task in _ALL}
