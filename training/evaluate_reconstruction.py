@@ -165,12 +165,12 @@ def conditions(arguments: argparse.Namespace, model: F3AutoencoderModel, records
     """Under which conditions the figures hold."""
     seconds = sum(record["seconds"] for record in records)
     return {
-        "model": _public_name(arguments.model),
+        "model": public_name(arguments.model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sampling_rate": model.config.sampling_rate,
         "latent_rate_hz": model.config.frame_rate,
         "latent_dim": model.config.latent_dim,
-        "dataset": _public_name(arguments.dataset),
+        "dataset": public_name(arguments.dataset),
         "dataset_name": arguments.dataset_name,
         "split": arguments.split,
         "filters": {"kind": arguments.kind, "language": arguments.language},
@@ -184,7 +184,7 @@ def conditions(arguments: argparse.Namespace, model: F3AutoencoderModel, records
     }
 
 
-def _public_name(path_or_name: str) -> str:
+def public_name(path_or_name: str) -> str:
     """A Hub name as it is, of a local folder its own name: reports are published, paths of a machine are not."""
     return Path(path_or_name).resolve().name if Path(path_or_name).exists() else path_or_name
 

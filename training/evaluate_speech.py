@@ -1,0 +1,242 @@
+"""
+How well an audio language model speaks: sentences it has not learned, in the voice that it has.
+
+    python -m f3_training.evaluate_speech --model runs/speaker/model --dataset data/speech --latents data/speech-latents \\
+        --voice piper_joe --output_dir results/speech
+
+Whisper says what is heard, DistillMOS how good it sounds, Resemblyzer whether it is the voice: cosine to the mean of the
+recordings of the same sentences. Default options on all sentences, then a grid of steps and guidance on fewer; and what
+each condition of the flow head is worth, the flow loss without it. Writes `speech.json`, `speech.jsonl` (every sentence),
+`speech.md` (the tables, also printed) and sound files of the first sentences.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from feature_extraction_f3.processing_f3 import F3Processor
+from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
+from tqdm import tqdm
+
+from .audio_dataset import decode_audio, load_audio_dataset, resample
+from .evaluate_reconstruction import public_name
+from .judges import Judges, load_judges
+from .latents_batches import TaskMix
+from .latents_cache import load_latents
+from .malloc_settings import restart_with_malloc_settings
+from .reconstruction_metrics import JUDGE_RATE, UndefinedScoreError, word_errors
+
+
+STEPS, SCALES = (1, 2, 4, 10), (1.0, 1.5, 2.0, 3.0)
+CONDITIONS = {"hidden state": "has_condition", "representation": "has_representation", "previous patch": "has_previous"}
+SOUND_FILES = 5
+FLOW_ROWS = 8  # in a batch for the flow loss
+
+
+def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None) -> dict:
+    """
+    Runs the evaluation, writes the files and returns what `speech.json` holds.
+
+    Raises:
+        `ValueError`: when the dataset has no sentence in the voice.
+    """
+    model = F3AudioLMForConditionalGeneration.from_pretrained(arguments.model).to(arguments.device).eval()
+    processor = F3Processor.from_pretrained(arguments.model)
+    judges = load_judges(cache=arguments.judge_cache) if judges is None else judges
+    rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)
+    voice = mean_embedding([decode_audio(row["audio"], JUDGE_RATE) for row in rows], judges.embed_speaker)
+    folder = arguments.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def records_of(chosen: Dataset, title: str, keep: int = 0, **options: Any) -> list[dict]:
+        records = []
+        for index, row in enumerate(tqdm(chosen, desc=title, unit="sentence")):
+            samples, record = spoken(model, processor, row["text"], seed=index, **options)
+            records.append(record | judged(samples, row["text"], voice, judges, model.config.sampling_rate))
+            if index < keep:
+                processor.save_audio(samples, str(folder / f"{index}.wav"))
+        return records
+
+    records = records_of(rows, "default options", keep=SOUND_FILES)
+    few = rows.select(range(min(arguments.grid_items, len(rows))))
+    grid = []
+    for steps, scale in product(STEPS, SCALES):
+        found = records_of(few, f"{steps} steps, {scale}", num_flow_steps=steps, guidance_scale=scale)
+        grid.append({"steps": steps, "guidance": scale, **means(found)})
+    latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
+    report = {
+        "conditions": {
+            "model": public_name(arguments.model),
+            "dataset": public_name(arguments.dataset),
+            "split": arguments.split,
+            "voice": arguments.voice,
+            "sentences": len(rows),
+            "grid_sentences": len(few),
+            "threads": torch.get_num_threads(),
+            "device": arguments.device,
+        },
+        "default": means(records),
+        "grid": grid,
+        "flow_loss": flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents))))),
+    }
+    (folder / "speech.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (folder / "speech.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "speech.md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+    return report
+
+
+def of_voice(rows: Dataset, voice: str, most: int | None = None) -> Dataset:
+    """The first rows of a voice."""
+    kept = [index for index, source in enumerate(rows["source"]) if source == voice][:most]
+    if not kept:
+        raise ValueError(f"no row has the source {voice!r}: there are {', '.join(sorted(set(rows['source'])))}")
+    return rows.select(kept)
+
+
+@torch.inference_mode()
+def spoken(
+    model: F3AudioLMForConditionalGeneration, processor: F3Processor, text: str, seed: int, **options: Any
+) -> tuple[torch.Tensor, dict]:
+    """The samples `[N]`, and how long they are, took to make, and why they end."""
+    inputs = processor.apply_speech_request(text).to(model.device)
+    started = time.perf_counter()
+    output = model.generate(**inputs, generator=torch.Generator().manual_seed(seed), **options)
+    elapsed = time.perf_counter() - started
+    seconds = output.audio_lengths[0].item() / model.config.sampling_rate
+    return output.audio[0], {"seconds": seconds, "model_seconds": elapsed, "finish_reason": output.finish_reasons[0]}
+
+
+def judged(samples: torch.Tensor, text: str, voice: np.ndarray, judges: Judges, rate: int) -> dict:
+    """What the judges say; `None` for what is too short for a judge."""
+    heard = resample(samples.float().cpu().numpy(), rate, JUDGE_RATE)
+    written = judges.transcribe(heard, "en")
+    errors, words = word_errors(text, written)
+    try:
+        similarity = cosine(judges.embed_speaker(heard), voice)
+    except UndefinedScoreError:
+        similarity = None
+    scores = {"mos": float(judges.predict_mos(heard)), "similarity": similarity}
+    return {"text": text, "heard": written, "errors": errors, "words": words} | scores
+
+
+def mean_embedding(recordings: list[np.ndarray], embed: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of the recordings that are long enough."""
+    found = []
+    for samples in recordings:
+        try:
+            found.append(embed(samples))
+        except UndefinedScoreError:
+            continue
+    return np.mean(found, axis=0)
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
+
+
+def means(records: list[dict]) -> dict:
+    """Over sentences; the word error rate is all errors over all words, the real-time factor all time over all audio."""
+    total = {name: sum(record[name] for record in records) for name in ("errors", "words", "seconds", "model_seconds")}
+    similarities = [record["similarity"] for record in records if record["similarity"] is not None]
+    return {
+        "wer": total["errors"] / total["words"],
+        "mos": fmean(record["mos"] for record in records),
+        "similarity": fmean(similarities) if similarities else None,
+        "without_similarity": len(records) - len(similarities),
+        "stopped": fmean(record["finish_reason"] == "stop" for record in records),
+        "seconds": total["seconds"] / len(records),
+        "real_time_factor": total["model_seconds"] / total["seconds"],
+    }
+
+
+def flow_losses(model: F3AudioLMForConditionalGeneration, processor: F3Processor, rows: Dataset) -> dict[str, float]:
+    """The flow loss with all conditions, and with each of them taken away."""
+    speak = TaskMix(processor, {"speak": 1.0})
+    batches = [
+        speak([rows[index] for index in range(start, min(start + FLOW_ROWS, len(rows)))])
+        for start in range(0, len(rows), FLOW_ROWS)
+    ]
+    return {"all": _flow_loss(model, batches, None)} | {
+        f"without {name}": _flow_loss(model, batches, flag) for name, flag in CONDITIONS.items()
+    }
+
+
+@torch.inference_mode()
+def _flow_loss(model: F3AudioLMForConditionalGeneration, batches: list[dict], flag: str | None) -> float:
+    """The mean over rows; the argument `flag` of the flow head says that a condition is missing."""
+
+    def take_away(module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        missing = torch.zeros(len(inputs[0]), dtype=torch.bool, device=inputs[0].device)
+        return inputs, options if flag is None else {**options, flag: missing}
+
+    hook = model.flow_head.register_forward_pre_hook(take_away, with_kwargs=True)
+    total, rows = 0.0, 0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same noise whatever is missing
+        for batch in batches:
+            count = len(batch["input_ids"])
+            total += count * model(**{name: value.to(model.device) for name, value in batch.items()}).flow_loss.item()
+            rows += count
+    hook.remove()
+    return total / rows
+
+
+def markdown(report: dict) -> str:
+    """The tables."""
+    text = (
+        "{model} says {sentences} sentences of {dataset}, split {split}, that it has not learned, in the voice {voice} "
+        "({device}, {threads} threads). The grid is over {grid_sentences} of them."
+    ).format(**report["conditions"])
+    columns = {
+        "WER (%)": lambda part: f"{100 * part['wer']:.1f}",
+        "DistillMOS": lambda part: f"{part['mos']:.2f}",
+        "similarity": lambda part: "" if part["similarity"] is None else f"{part['similarity']:.3f}",
+        "stop by themselves (%)": lambda part: f"{100 * part['stopped']:.0f}",
+        "seconds": lambda part: f"{part['seconds']:.2f}",
+        "real-time factor": lambda part: f"{part['real_time_factor']:.2f}",
+    }
+    lines = [
+        "# Speech",
+        "",
+        text,
+        "",
+        f"| steps | guidance | {' | '.join(columns)} |",
+        f"|{'---|' * (2 + len(columns))}",
+    ]
+    for part in [{"steps": "default", "guidance": "default", **report["default"]}, *report["grid"]]:
+        cells = " | ".join(show(part) for show in columns.values())
+        lines.append(f"| {part['steps']} | {part['guidance']} | {cells} |")
+    lines += ["", "| conditions of the flow head | flow loss |", "|---|---|"]
+    lines += [f"| {name} | {loss:.4f} |" for name, loss in report["flow_loss"].items()]
+    return "\n".join([*lines, ""])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name of an audio language model that speaks")
+    parser.add_argument("--dataset", required=True, help="sentences with recordings, of prepare_speech")
+    parser.add_argument("--latents", required=True, help="the same, encoded by latents_cache")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--voice", required=True, help="source of the sentences, the voice that was learned")
+    parser.add_argument("--max_items", type=int, default=100, help="sentences")
+    parser.add_argument("--grid_items", type=int, default=20, help="sentences for each pair of steps and guidance")
+    parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    restart_with_malloc_settings("f3_training.evaluate_speech")
+    evaluate_speech(build_parser().parse_args())
