@@ -1,10 +1,17 @@
 import json
 
 import torch
-from f3_training.model_card import render, speed_section, training_section, write_weights
-from modeling_f3 import F3AutoencoderModel
+from f3_training.model_card import (
+    audio_lm_card,
+    autoencoder_card,
+    speed_section,
+    tokenizer_card,
+    training_section,
+    write_weights,
+)
+from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel, F3ForPreTraining, F3Processor
 from safetensors.torch import load_file
-from tiny import noise, tiny_feature_extractor, tiny_model
+from tiny import noise, tiny_audio_lm, tiny_feature_extractor, tiny_model, tiny_processor, tiny_tokenizer
 
 
 TRAINING = {
@@ -62,9 +69,44 @@ def test_a_card_has_hub_metadata_and_every_section(tmp_path):
         },
         "by_kind": {}, "by_source": {}, "by_language": {}, "noise": [],
     }  # fmt: skip
-    text = render(tmp_path, TRAINING, json.loads(json.dumps(evaluation)), BENCHMARK, "| plain |")
+    text = autoencoder_card(tmp_path, TRAINING, json.loads(json.dumps(evaluation)), BENCHMARK, "| plain |")
     assert text.startswith("---\nlibrary_name: transformers\nlicense: apache-2.0")
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Use", "## Training", "## Reconstruction of held-out recordings", "## What normalisation and noise do",
         "## Speed", "## Limits",
     ]  # fmt: skip
+
+
+def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path):
+    tiny_tokenizer(F3ForPreTraining).save_pretrained(tmp_path / "tokenizer")
+    tiny_audio_lm(tmp_path / "parts").save_pretrained(tmp_path / "speaker")
+    training = {
+        "arguments": {"max_steps": 4, "sources": None},
+        "steps": 4,
+        "history": [{"step": 0, "code_ce_1": 2.5}, {"step": 4, "code_ce_1": 1.25, "text_ce": 3.0}],
+    }
+    for render, folder in ((tokenizer_card, "tokenizer"), (audio_lm_card, "speaker")):
+        text = render(tmp_path / folder, [training, training], ["# Probing\n\n| task |\n\n## More", "# Speech\n"])
+        assert [line for line in text.splitlines() if line.startswith("## ")] == [
+            "## Use", "## Training", "## Probing", "## Speech", "## Limits",
+        ]  # fmt: skip
+        assert "### More" in text and '`{"max_steps": 4}`' in text
+        assert "| 0 | 2.500 |  |" in text and "| 4 | 1.250 | 3.000 |" in text
+
+
+def test_published_weights_of_every_kind_load_again(tmp_path):
+    tokenizer = tiny_tokenizer(F3ForPreTraining)
+    tokenizer.save_pretrained(tmp_path / "0")
+    tiny_feature_extractor().save_pretrained(tmp_path / "0")
+    speaker = tiny_audio_lm(tmp_path / "parts")
+    speaker.save_pretrained(tmp_path / "1")
+    tiny_processor().save_pretrained(tmp_path / "1")
+    for name, model_class, model in (
+        ("0", F3ForPreTraining, tokenizer),
+        ("1", F3AudioLMForConditionalGeneration, speaker),
+    ):
+        write_weights(tmp_path / name, tmp_path / f"published-{name}")
+        loaded = model_class.from_pretrained(tmp_path / f"published-{name}")
+        for key, tensor in model.state_dict().items():
+            torch.testing.assert_close(loaded.state_dict()[key], tensor, atol=2e-3, rtol=2e-3)
+    assert isinstance(F3Processor.from_pretrained(tmp_path / "published-1"), F3Processor)

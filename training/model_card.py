@@ -2,21 +2,29 @@
 Makes the folder that gets published: the weights in 16 bits, and a card in which no figure is typed by hand.
 
     python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz
-    python -m f3_training.model_card card model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
+    python -m f3_training.model_card autoencoder model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
         --evaluation results --benchmark benchmark.json --ablation runs/bottleneck
+    python -m f3_training.model_card tokenizer model_cards/f3-nano-16khz --training runs/rq/training.json \\
+        runs/joint/training.json --reports results/probe/probe.md results/transcription/transcription.md
+    python -m f3_training.model_card audio_lm model_cards/f3-audio-lm-nano-16khz --training runs/speaker/training.json \\
+        --reports results/transcription/transcription.md results/speech/speech.md
 
-`--training` is what training leaves, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
+`--training` is what trainings leave, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
 `--benchmark` the JSON of `benchmark_codecs`, `--ablation` the folder of `ablate_bottleneck`; pictures are copied.
+`--reports` are the tables of other evaluations, whole.
 """
 
 import argparse
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from configuration_f3.configuration_autoencoder import F3AutoencoderConfig
+import modeling_f3
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
-from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from feature_extraction_f3.processing_f3 import F3Processor
+from transformers import AutoConfig
 
 from .reconstruction_report import markdown
 
@@ -24,17 +32,15 @@ from .reconstruction_report import markdown
 HEADER = """---
 library_name: transformers
 license: apache-2.0
-pipeline_tag: audio-to-audio
+pipeline_tag: {task}
 tags:
 - audio
 - speech
-- codec
-- tokenizer
 - f3
 ---
-"""
+# {name}"""
 
-USAGE = """```python
+USE_AUTOENCODER = """```python
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -47,36 +53,122 @@ with torch.inference_mode():
     audio = model.decode(**encoded).audio_values  # [batch, 1, samples], as long as the input
 ```"""
 
+USE_TOKENIZER = """```python
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
 
-def render(
+checkpoint = "{name}"
+feature_extractor = AutoFeatureExtractor.from_pretrained(checkpoint, trust_remote_code=True)
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+inputs = feature_extractor(waveform, sampling_rate={rate}, return_tensors="pt")  # mono, {rate} Hz
+with torch.inference_mode():
+    encoded = model.encode(**inputs)
+    encoded.latents  # [batch, frames, {width}], to be decoded or generated
+    encoded.last_hidden_state  # [batch, frames, {hidden}], representations of the same frames, to be understood
+    audio = model.decode(encoded.latents, encoded.latents_mask, encoded.audio_lengths).audio_values
+```"""
+
+USE_AUDIO_LM = """```python
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+checkpoint, language_model = "{name}", "{language_model}"
+processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+model = AutoModelForMultimodalLM.from_pretrained(
+    checkpoint, text_model_name_or_path=language_model, trust_remote_code=True
+).eval()
+
+inputs = processor.apply_transcription_request("recording.wav")
+written = model.generate(**inputs, do_sample=False, max_new_tokens=100)
+print(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+spoken = model.generate(**processor.apply_speech_request("Good morning."), generator=torch.Generator().manual_seed(0))
+processor.save_audio(spoken.audio[0], "morning.wav")
+```"""
+
+LIMITS = """Trained on a CPU and on hours, not on thousands of hours: voices, rooms and sounds far from the training data lose \
+more than the tables show, and music and effects more than speech. What it decodes or says is made by a model, not recorded: \
+do not use it as evidence of what was said. It carries voices over well enough to be misused for imitation."""
+
+
+def autoencoder_card(
     model_dir: Path, training: dict, evaluation: dict, benchmark: dict, ablation: str = "", history_note: str = ""
 ) -> str:
-    """
-    The text of the card; `ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the
-    training does not.
-    """
-    config = F3AutoencoderConfig.from_pretrained(model_dir)
+    """`ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the training does not."""
+    config = AutoConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
-    sections = [
-        HEADER + f"# {model_dir.name}",
+    return card(
+        HEADER.format(task="audio-to-audio", name=model_dir.name),
         f"The autoencoder of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to normalised continuous "
         f"latents, {config.frame_rate:g} Hz x {config.latent_dim}, and back. {parameters / 1e6:.2f} M parameters, causal "
         f"but for {1000 * config.decoder_lookahead / config.frame_rate:g} ms in the decoder, no KL term: latents are "
         f"normalised per frame (Eq. 1) and the decoder learned from noisy ones (Eq. 2, gamma = {config.noise_scale:g}).",
-        "## Use\n\n" + USAGE.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim),
-        "## Training\n\n" + "\n\n".join(filter(None, (training_section(training), history_note))),
-        "## Reconstruction of held-out recordings\n\n" + markdown(evaluation).split("\n", 2)[2].strip(),
+        "## Use",
+        USE_AUTOENCODER.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim),
+        "## Training",
+        training_section(training),
+        history_note,
+        "## Reconstruction of held-out recordings",
+        markdown(evaluation).split("\n", 2)[2].strip(),
         "![original and reconstructed spectrograms](spectrograms.png)",
         ablation and f"## What normalisation and noise do\n\n{ablation}\n![scores against noise](ablation.png)",
-        "## Speed\n\n" + speed_section(benchmark),
-        "## Limits\n\n" + LIMITS,
-    ]
-    return "\n\n".join(filter(None, sections)) + "\n"
+        "## Speed",
+        speed_section(benchmark),
+        "## Limits",
+        LIMITS,
+    )
 
 
-LIMITS = """Trained on a CPU and on hours, not on thousands of hours: voices, rooms and sounds far from the training data lose \
-more than the tables show, and music and effects more than speech. What it decodes is a reconstruction, not the recording: \
-do not use it as evidence of what was said. It carries voices over well enough to be misused for imitation."""
+def tokenizer_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
+    """Of the autoencoder with the representation encoder; `reports` are those of other evaluations."""
+    config = AutoConfig.from_pretrained(model_dir)
+    autoencoder = config.autoencoder_config
+    return card(
+        HEADER.format(task="feature-extraction", name=model_dir.name),
+        f"The tokenizer of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to latents, "
+        f"{autoencoder.frame_rate:g} Hz x {autoencoder.latent_dim}, and, by a causal encoder on them, to representations, "
+        f"{autoencoder.frame_rate:g} Hz x {config.hidden_size}. The encoder learned to predict random codes of the next "
+        f"{config.num_future_frames} frames (RQ-MTP, Eq. 5) and from a frozen language model that reads it (Eq. 7).",
+        "## Use",
+        USE_TOKENIZER.format(
+            name=model_dir.name, rate=config.sampling_rate, width=autoencoder.latent_dim, hidden=config.hidden_size
+        ),
+        "## Training",
+        *map(stage_section, trainings),
+        history_note,
+        *map(as_section, reports),
+        "## Limits",
+        LIMITS,
+    )
+
+
+def audio_lm_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
+    """Of the model that listens and speaks."""
+    config = AutoConfig.from_pretrained(model_dir)
+    language_model = str(config.text_model_name_or_path)
+    return card(
+        HEADER.format(task="any-to-any", name=model_dir.name),
+        f"A language model that listens and speaks through the tokenizer of F3 (arXiv 2606.06357). The language model, "
+        f"{language_model}, is fetched from where it is; this folder holds what is around it.",
+        "## Use",
+        USE_AUDIO_LM.format(name=model_dir.name, language_model=language_model),
+        "## Training",
+        *map(stage_section, trainings),
+        history_note,
+        *map(as_section, reports),
+        "## Limits",
+        LIMITS,
+    )
+
+
+def card(*paragraphs: str) -> str:
+    """The text of those that are not empty."""
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def as_section(report: str) -> str:
+    """A report with its headings one level lower, so that its title is a section of the card."""
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in report.strip().splitlines())
 
 
 def training_section(training: dict) -> str:
@@ -93,12 +185,28 @@ def training_section(training: dict) -> str:
         "Figures on held-out speech of the validation split, with averaged weights, while it trained:",
         "",
     ]
-    names = [name for name in training["history"][-1] if name not in ("step", "minutes")]
-    lines += [f"| step | minutes | {' | '.join(names)} |", f"|{'---|' * (2 + len(names))}"]
-    for row in training["history"]:
-        figures = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in names)
-        lines.append(f"| {row['step']} | {row['minutes']:.0f} | {figures} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *history_table(training["history"])])
+
+
+def stage_section(training: dict) -> str:
+    """What a training of stage 1 or 2 was told, and its held-out figures over time."""
+    given = {name: value for name, value in training["arguments"].items() if value is not None}
+    lines = [
+        f"{training['steps']} steps. Arguments: `{json.dumps(given)}`. Held-out figures of the validation split:",
+        "",
+    ]
+    return "\n".join([*lines, *history_table(training["history"])])
+
+
+def history_table(history: list[dict]) -> list[str]:
+    """A row for each evaluation; figures that an early one lacks stay empty."""
+    names = [name for name in history[-1] if name != "step"]
+    lines = [f"| step | {' | '.join(names)} |", f"|{'---|' * (1 + len(names))}"]
+    digits = {"minutes": 0}
+    for row in history:
+        figures = [f"{row[name]:.{digits.get(name, 3)}f}" if name in row else "" for name in names]
+        lines.append(f"| {row['step']} | {' | '.join(figures)} |")
+    return lines
 
 
 def speed_section(benchmark: dict) -> str:
@@ -120,14 +228,21 @@ def speed_section(benchmark: dict) -> str:
 
 
 def write_weights(source: Path, model_dir: Path) -> None:
-    """A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible."""
-    model = F3AutoencoderModel.from_pretrained(source)
-    halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    """
+    A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible. With the
+    processor or feature extractor beside it.
+    """
+    model_class = getattr(modeling_f3, AutoConfig.from_pretrained(source).architectures[0])
+    model = model_class.from_pretrained(source)
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
     model.save_pretrained(model_dir, state_dict=halves)
-    F3FeatureExtractor.from_pretrained(source).save_pretrained(model_dir)
+    processor_class = F3Processor if (source / "processor_config.json").is_file() else F3FeatureExtractor
+    processor_class.from_pretrained(source).save_pretrained(model_dir)
 
 
-def write_card(
+def write_autoencoder_card(
     model_dir: Path, training: Path, evaluation: Path, benchmark: Path, ablation: Path | None, history_note: str
 ) -> None:
     """README.md and its pictures."""
@@ -136,7 +251,20 @@ def write_card(
             shutil.copy(picture, model_dir / picture.name)
     records = [json.loads(path.read_text()) for path in (training, evaluation / "metrics.json", benchmark)]
     ablated = (ablation / "ablation.md").read_text(encoding="utf-8") if ablation else ""
-    (model_dir / "README.md").write_text(render(model_dir, *records, ablated, history_note), encoding="utf-8")
+    text = autoencoder_card(model_dir, *records, ablated, history_note)
+    (model_dir / "README.md").write_text(text, encoding="utf-8")
+
+
+CARDS = {"tokenizer": tokenizer_card, "audio_lm": audio_lm_card}
+
+
+def write_card(
+    render: Callable[..., str], model_dir: Path, training: list[Path], reports: list[Path], history_note: str
+) -> None:
+    """README.md."""
+    trainings = [json.loads(path.read_text()) for path in training]
+    texts = [path.read_text(encoding="utf-8") for path in reports]
+    (model_dir / "README.md").write_text(render(model_dir, trainings, texts, history_note), encoding="utf-8")
 
 
 def main() -> None:
@@ -146,13 +274,19 @@ def main() -> None:
     weights.add_argument("source", type=Path)
     weights.add_argument("model_dir", type=Path)
     weights.set_defaults(run=write_weights)
-    card = commands.add_parser("card")
-    card.add_argument("model_dir", type=Path)
+    autoencoder = commands.add_parser("autoencoder")
     for record in ("training", "evaluation", "benchmark"):
-        card.add_argument(f"--{record}", type=Path, required=True)
-    card.add_argument("--ablation", type=Path)
-    card.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
-    card.set_defaults(run=write_card)
+        autoencoder.add_argument(f"--{record}", type=Path, required=True)
+    autoencoder.add_argument("--ablation", type=Path)
+    autoencoder.set_defaults(run=write_autoencoder_card)
+    others = {name: commands.add_parser(name) for name in CARDS}
+    for name, command in others.items():
+        command.add_argument("--training", type=Path, nargs="+", required=True)
+        command.add_argument("--reports", type=Path, nargs="+", default=[])
+        command.set_defaults(run=partial(write_card, CARDS[name]))
+    for command in (autoencoder, *others.values()):
+        command.add_argument("model_dir", type=Path)
+        command.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)
 
