@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from configuration_f3.hub_code import PACKAGES, collect_sources, export_code
+from f3_training.publish import NOT_INSTALLED
 from huggingface_hub.errors import EntryNotFoundError
 from modeling_f3 import F3AutoencoderModel, F3ForCTC, F3ForPreTraining, F3SpeechRecognitionPipeline
 from tiny import (
@@ -44,16 +45,6 @@ AUTO_MAP = {
 }
 
 # What somebody runs who has never installed us: every Auto class, the same outputs, and saving again.
-NOT_INSTALLED = f"""
-import sys
-
-class NotInstalled:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in {(*PACKAGES, "f3_training")}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, NotInstalled)
-"""
 STRANGER = """
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization
