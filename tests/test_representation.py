@@ -7,12 +7,13 @@ import pytest
 import torch
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
+from f3_training.letters_helper import LetterCollator, LetterHelper
 from f3_training.prompts import TASKS, conversation
 from f3_training.representation import RepresentationArguments
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
 from f3_training.representation_training import train_representation
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Config, F3ForPreTraining, F3Model
-from tiny import TINY_ENCODER, saved_parts, tiny_model, tiny_processor, tiny_tokenizer, write_latents
+from tiny import TINY_ENCODER, noise, saved_parts, tiny_model, tiny_processor, tiny_tokenizer, write_latents
 
 
 def tone(pitch: float, seconds: float) -> np.ndarray:
@@ -114,6 +115,49 @@ def test_joint_training_teaches_the_encoder_and_leaves_the_language_model_as_it_
     tokenizer = F3Model.from_pretrained(tmp_path / "run" / "tokenizer")
     for name, tensor in tokenizer.state_dict().items():
         assert torch.equal(loaded.audio_model.state_dict()[name], tensor), name
+
+
+def test_letters_help_and_are_thrown_away(data, tmp_path):
+    """RQ-MTP with letters: their loss falls, resuming changes nothing, and the result is a tokenizer as without them."""
+    options = {"letter_loss_weight": 1.0, "max_steps": 30, "evaluation_steps": 30, "learning_rate": 1e-2}
+    train_representation(arguments(data, tmp_path / "parts", **options, max_minutes=0))
+    train_representation(arguments(data, tmp_path / "parts", **options))
+    trained = train_representation(arguments(data, tmp_path / "whole", **options))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    history = json.loads((tmp_path / "whole" / "history.json").read_text())
+    assert history[-1]["letter_loss"] < 0.7 * history[0]["letter_loss"]
+    assert type(trained) is F3ForPreTraining
+    stored = F3ForPreTraining.from_pretrained(tmp_path / "whole" / "model").state_dict()
+    assert stored.keys() == tiny_tokenizer(F3ForPreTraining).state_dict().keys()
+
+
+def test_letters_are_of_whole_rows_of_speech_only():
+    collator = LetterCollator(LatentsCollator(10), ["Ab, don't!"], max_frames=10)
+    row = {"latents": np.zeros((8, 4), dtype=np.float32), "frames": 8, "kind": "speech", "text": "B a?"}
+    long, music = {**row, "frames": 20}, {**row, "kind": "music"}
+    letters = collator([row, long, music])["letters"]
+    characters = sorted(" abdno't")
+    assert letters.tolist() == [[1 + characters.index(sign) for sign in "b a"], [-100] * 3, [-100] * 3]
+
+
+def test_the_letter_loss_is_ctc_per_letter_and_the_mean_of_the_rows():
+    model = tiny_tokenizer(F3ForPreTraining)
+    latents, mask = noise(3, 6, 4), torch.arange(6) < torch.tensor([6, 4, 5])[:, None]
+    batch = {"latents": latents, "latents_mask": mask}
+    alone = model(**batch)
+    helper = LetterHelper(model, model.model, 5, 0.5)
+    letters = torch.tensor([[1, 2, -100], [3, 3, 5], [-100] * 3])
+    output = model(**batch, letters=letters)
+    scores = model.letter_head(model.model(**batch).last_hidden_state).log_softmax(-1)
+    expected = [
+        torch.nn.functional.ctc_loss(scores[row, :frames], letters[row, :count], [frames], [count], reduction="sum")
+        / count
+        for row, frames, count in ((0, 6, 2), (1, 4, 3))
+    ]
+    torch.testing.assert_close(output.letter_loss, sum(expected) / 3)
+    torch.testing.assert_close(output.loss, alone.loss + 0.5 * output.letter_loss)
+    helper.detach()
+    assert torch.equal(model(**batch).loss, alone.loss) and "letter_head.weight" not in model.state_dict()
 
 
 def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path, monkeypatch):

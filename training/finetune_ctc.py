@@ -10,7 +10,6 @@ and `text` will do; rows whose text is longer than their audio has latent frames
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from modeling_f3 import F3Config, F3FeatureExtractor, F3ForCTC
 from transformers import Trainer, TrainingArguments, Wav2Vec2CTCTokenizer
 
 from .audio_dataset import decode_audio, load_audio_dataset
+from .letters_helper import spelled
 
 
 class CTCCollator:
@@ -33,11 +33,6 @@ class CTCCollator:
         tokens = self.tokenizer([spelled(row["text"]) for row in rows], padding=True, return_tensors="pt")
         labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
         return {**features, "labels": labels}
-
-
-def spelled(text: str) -> str:
-    """Letters, digits and apostrophes in lower case, words apart by single spaces."""
-    return " ".join(re.sub(r"[^\w']|_", " ", text.lower()).split())
 
 
 def letters(texts: list[str], folder: Path) -> Wav2Vec2CTCTokenizer:

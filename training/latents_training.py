@@ -61,7 +61,7 @@ class HeldOutHistory(TrainerCallback):
             return
         was_training = model.training
         model.eval()
-        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, args.bf16):
+        with torch.inference_mode(), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
             scores = self.score(model)
         model.train(was_training)
         self.history = [row for row in self.history if row["step"] < state.global_step]

@@ -28,6 +28,9 @@ class RepresentationArguments:
     language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
     text_loss_weight: float = field(default=1.0, metadata={"help": "of the language model's loss"})
     code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model"})
+    letter_loss_weight: float = field(
+        default=0.0, metadata={"help": "of CTC on the letters of the texts, a helper that is thrown away"}
+    )
     tasks: str = field(
         default='{"transcribe": 1, "caption": 1, "kind": 0.2}',
         metadata={"help": "JSON of tasks for the language model and how often each is chosen"},

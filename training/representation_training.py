@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from .latents_cache import latents_of
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
+from .letters_helper import LetterCollator, LetterHelper, held_out_letter_loss
 from .representation_report import held_out_scores
 
 
@@ -27,10 +28,12 @@ def train_representation(arguments) -> PreTrainedModel:
     torch.manual_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     model, processor = initial_model(arguments)
-    autoencoder = (model.model if processor is None else model.audio_model).autoencoder
+    tokenizer = model.model if processor is None else model.audio_model
+    autoencoder = tokenizer.autoencoder
+    max_frames = int(arguments.max_seconds * autoencoder.config.frame_rate)
     randomness = BatchRandomness(arguments.seed)
     if processor is None:
-        max_frames, fits = int(arguments.max_seconds * autoencoder.config.frame_rate), None
+        fits = None
         collator, held_out_collator = LatentsCollator(max_frames, randomness), LatentsCollator(max_frames)
     else:
         tasks = json.loads(arguments.tasks)
@@ -41,10 +44,21 @@ def train_representation(arguments) -> PreTrainedModel:
     if to_calibrate and not last_checkpoint(output_dir):
         calibrate(model, train, arguments.seed)
     held_out = held_out_rows(validation, arguments)
-    trainer = run_trainer(
-        model, arguments, train, collator, [randomness],
-        lambda model: held_out_scores(model, held_out_collator, held_out, arguments.batch_size),
-    )  # fmt: skip
+    letters = helper = None
+    if arguments.letter_loss_weight > 0:
+        letters = LetterCollator(held_out_collator, train["text"], max_frames)
+        collator = LetterCollator(collator, train["text"], max_frames)
+        helper = LetterHelper(model, tokenizer, len(letters.numbers), arguments.letter_loss_weight)
+
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        scores = held_out_scores(model, held_out_collator, held_out, arguments.batch_size)
+        if letters is not None:
+            scores["letter_loss"] = held_out_letter_loss(model, letters, held_out, arguments.batch_size)
+        return scores
+
+    trainer = run_trainer(model, arguments, train, collator, [randomness], score)
+    if helper is not None:
+        helper.detach()
     if trainer.is_world_process_zero():
         save(model, processor, output_dir)
     return model
