@@ -107,7 +107,12 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             found = AutoModelForCausalLM.from_pretrained(
                 name, revision=revision or "main", dtype=self.dtype, **hub_options
             )
-            self.language_model.load_state_dict(found.state_dict())
+            # Transformers may have put an adapter on it by now: weights below one have another name, its own are loaded.
+            own = self.language_model.state_dict()
+            names = {name.replace(".base_layer.", "."): name for name in own}
+            weights = {names.get(name, name): weight for name, weight in found.state_dict().items()}
+            adapter = {name: weight for name, weight in own.items() if ".lora_" in name}
+            self.language_model.load_state_dict({**adapter, **weights})
         except (OSError, ValueError) as error:
             raise OSError(
                 f"the language model {name!r} of this checkpoint cannot be loaded ({error}): {fix}"

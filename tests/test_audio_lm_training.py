@@ -8,6 +8,8 @@ from f3_training.latents_batches import TaskMix
 from f3_training.prompts import TASKS, conversation
 from modeling_f3 import F3AudioLMForConditionalGeneration
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from tiny import noise, tiny_audio_lm, tiny_model, tiny_processor, write_latents
 
 
@@ -56,17 +58,45 @@ def test_all_tasks_are_learned_together_and_the_language_model_stays_frozen(data
     assert loaded.eval().generate(**inputs, max_new_patches=3).audio[0].numel() > 0
 
 
-def test_lora_can_be_switched_off_saved_loaded_and_merged(data, tmp_path):
-    base = speaking_model(arguments(data, tmp_path))
-    merged = train_audio_lm(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2)).eval()
+def test_lora_comes_along_can_be_switched_off_and_merged(data, tmp_path):
+    base = speaking_model(arguments(data, tmp_path)).eval()
+    text_weights = {name: tensor.clone() for name, tensor in base.language_model.state_dict().items()}
+    train_audio_lm(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2))
+    folder = tmp_path / "model"
+    assert not any(name.startswith("language_model.") for name in load_file(folder / "model.safetensors"))
     batch = TaskMix(tiny_processor(), {"transcribe": 1.0})([{**row(0), "latents": noise(12, 4).numpy()}])
-    adapted = PeftModel.from_pretrained(speaking_model(arguments(data, tmp_path)), tmp_path / "adapter").eval()
-    torch.testing.assert_close(adapted(**batch).logits, merged(**batch).logits, atol=1e-4, rtol=1e-4)
-    with adapted.disable_adapter():
-        assert torch.equal(adapted(**batch).logits, base.eval()(**batch).logits)
-    assert not torch.allclose(merged(**batch).logits, base(**batch).logits, atol=1e-3)
-    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
-    torch.testing.assert_close(loaded(**batch).logits, merged(**batch).logits)
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(folder).eval()
+    adapted = loaded(**batch).logits
+    loaded.disable_adapters()
+    bare = loaded(**batch).logits
+    assert not torch.allclose(adapted, bare, atol=1e-3)
+    found = {name.replace(".base_layer.", "."): weight for name, weight in loaded.language_model.state_dict().items()}
+    assert all(torch.equal(found[name], weight) for name, weight in text_weights.items())
+    loaded.enable_adapters()
+    for module in loaded.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    torch.testing.assert_close(loaded(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_peft_model_of_ours_is_saved_and_loaded_by_peft(data, tmp_path):
+    trained = train_audio_lm_without_saving(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2)).eval()
+    batch = TaskMix(tiny_processor(), {"transcribe": 1.0})([{**row(0), "latents": noise(12, 4).numpy()}])
+    trained.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(speaking_model(arguments(data, tmp_path)), tmp_path / "adapter").eval()
+    torch.testing.assert_close(loaded(**batch).logits, trained(**batch).logits)
+    with loaded.disable_adapter():
+        base = speaking_model(arguments(data, tmp_path)).eval()
+        assert torch.equal(loaded(**batch).logits, base(**batch).logits)
+    merged = loaded.merge_and_unload()
+    torch.testing.assert_close(merged(**batch).logits, trained(**batch).logits, atol=1e-4, rtol=1e-4)
+
+
+def train_audio_lm_without_saving(options) -> PeftModel:
+    """The model as `Trainer` leaves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("f3_training.audio_lm_training.save", lambda *parts: None)
+        return train_audio_lm(options)
 
 
 def test_lora_touches_the_language_model_and_the_parts_around_it_only(data, tmp_path):

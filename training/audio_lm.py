@@ -5,9 +5,9 @@ Stage 2: teaches the audio language model to transcribe, to speak and to make so
         --lora_rank 16 --output_dir runs/speaker --max_steps 20000
 
 `--tasks` mixes the tasks of `f3_training.prompts`: a row is used for one of those that fit it, drawn by their weights.
-Autoencoder and representation encoder stay as they are. The language model stays frozen, or is adapted by LoRA. The result
-is `output_dir/model`; with LoRA it is the model with the adapter merged into its language model, which it then holds
-itself, and the adapter alone lies in `output_dir/adapter`. Started again with the same `--output_dir`, it goes on.
+Autoencoder and representation encoder stay as they are. The language model stays frozen, or is adapted by LoRA; the adapter
+lies in the resulting folder, `output_dir/model`, and `from_pretrained` puts it on the language model, which is fetched from
+where it was. Started again with the same `--output_dir`, it goes on.
 """
 
 from dataclasses import dataclass, field

@@ -2,13 +2,16 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from datasets import Dataset
 from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from .latents_batches import BatchRandomness, TaskMix
@@ -16,12 +19,16 @@ from .latents_training import held_out_rows, load_rows, run_trainer
 from .prompts import TASKS
 
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
 # The attention of the language model, and nothing of the same name elsewhere.
 LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)"
 TRAINED_ANYWAY = ("connector", "flow_head", "stop_head")
 
 
-def train_audio_lm(arguments) -> F3AudioLMForConditionalGeneration:
+def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel":
     """Runs until the schedule ends or the time is over, and leaves `output_dir/model` behind."""
     torch.manual_seed(arguments.seed)
     output_dir, weights = Path(arguments.output_dir), json.loads(arguments.tasks)
@@ -39,13 +46,8 @@ def train_audio_lm(arguments) -> F3AudioLMForConditionalGeneration:
         lambda model: held_out_losses(model, mixes, held_out, arguments.batch_size),
     )  # fmt: skip
     if trainer.is_world_process_zero():
-        if arguments.lora_rank > 0:
-            trained.save_pretrained(output_dir / "adapter")
-            model = trained.merge_and_unload()
-            model.config.save_language_model = True  # it is no longer the one to be fetched
-        model.save_pretrained(output_dir / "model")
-        processor.save_pretrained(output_dir / "model")
-    return model
+        save(trained, processor, output_dir / "model")
+    return trained
 
 
 def held_out_losses(
@@ -88,9 +90,27 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     return model
 
 
-def with_lora(model: F3AudioLMForConditionalGeneration, rank: int):
+def with_lora(model: F3AudioLMForConditionalGeneration, rank: int) -> "PeftModel":
     """The model as a `PeftModel` that trains an adapter of its language model, and the parts around it in whole."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=list(TRAINED_ANYWAY))
     return get_peft_model(model, config)
+
+
+def save(trained: "F3AudioLMForConditionalGeneration | PeftModel", processor: F3Processor, folder: Path) -> None:
+    """
+    A folder that `from_pretrained` opens as it is. An adapter lies in it beside the parts around the language model, which is
+    fetched from where it was and then gets the adapter. What was trained is left without one.
+    """
+    if isinstance(trained, F3AudioLMForConditionalGeneration):
+        trained.save_pretrained(folder)
+    else:
+        from peft import get_peft_model_state_dict
+
+        (config,) = trained.peft_config.values()
+        adapter = {name: weight for name, weight in get_peft_model_state_dict(trained).items() if ".lora_" in name}
+        trained.unload().save_pretrained(folder)  # with the parts that were trained in whole
+        save_file({name: weight.contiguous() for name, weight in adapter.items()}, folder / "adapter_model.safetensors")
+        replace(config, modules_to_save=None, base_model_name_or_path=None, inference_mode=True).save_pretrained(folder)
+    processor.save_pretrained(folder)
