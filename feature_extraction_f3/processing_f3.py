@@ -282,11 +282,13 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
     def _flat_content(self, content: str | list[dict]) -> str:
         """One string, with a placeholder for each audio."""
-        if isinstance(content, str):
-            return content
         texts = []
-        for part in content:
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part.get("type") == "text":
+                if self.placeholder_token in part["text"]:
+                    raise ValueError(
+                        f"a text has {self.placeholder_token!r} in it, which stands for audio: take it out"
+                    )
                 texts.append(part["text"])
             elif part.get("type") == "audio":
                 texts.append(self.placeholder_token)

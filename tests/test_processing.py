@@ -104,6 +104,8 @@ def test_mistakes_are_named():
     mixed = [{"type": "audio", "audio": audio(0.1)}, {"type": "audio", "latents": torch.ones(5, 4)}]
     with pytest.raises(ValueError, match="some audio is given as latents"):
         processor.apply_chat_template([{"role": "user", "content": mixed}])
+    with pytest.raises(ValueError, match="has '<file_sep>' in it, which stands for audio"):
+        processor.apply_chat_template([{"role": "user", "content": "a <file_sep>"}])
     with pytest.raises(ValueError, match="one of 'audio', 'path' and 'latents'"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}])
     with pytest.raises(ValueError, match="leave out one of the two options"):
