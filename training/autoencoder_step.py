@@ -14,9 +14,9 @@ class LossWeights:
     """Weights of the autoencoder's loss; the names are those of the log. Once phase is learned, magnitudes lead."""
 
     mel: float = 30.0
-    complex_spectrum: float = 12.0
+    complex_spectrum: float = 5.0
     magnitude_spectrum: float = 100.0
-    waveform: float = 2.0
+    waveform: float = 1.0
     adversarial: float = 1.0
     feature_matching: float = 12.0
 
