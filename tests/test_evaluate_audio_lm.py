@@ -68,7 +68,8 @@ def test_answers_do_not_depend_on_the_batch(folder):
     assert [row["duration"] for row in rows] == sorted(row["duration"] for row in rows) and len(rows) == 6
     rows = list(rows)[:2]
     together = transcripts(model, tiny_processor(), rows, "en")
-    assert len(together) == 2 and together[0][:5] == transcripts(model, tiny_processor(), rows[:1], "en")[0][:5]
+    alone = transcripts(model, tiny_processor(), rows[:1], "en")[0]  # the shorter one may say less
+    assert len(alone) > 3 and together[0][: len(alone) - 1] == alone[:-1]
 
 
 def test_a_dataset_without_texts_is_refused(folder, tmp_path):

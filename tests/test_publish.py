@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from f3_training import publish as publish_module
@@ -52,6 +53,17 @@ def test_a_complete_folder_is_pushed_whole(good, monkeypatch):
     assert publish(good, None) is None and not pushed
     assert publish(good, "someone/tiny") == "https://hub/someone/tiny"
     assert {"model.safetensors", "README.md", "modeling_autoencoder.py", "waves.png"} <= set(pushed["someone/tiny"])
+
+
+def test_an_adapter_is_pointed_at_the_repository_that_it_lies_in(tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text('{"r": 2, "base_model_name_or_path": null}')
+    monkeypatch.setattr(publish_module, "problems_of", lambda folder: [])
+    monkeypatch.setattr(publish_module, "HfApi", MagicMock())
+    publish(tmp_path, None)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    publish(tmp_path, "someone/tiny")
+    expected = {"r": 2, "base_model_name_or_path": "someone/tiny"}
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == expected
 
 
 def damaged(folder: Path, how: str) -> None:

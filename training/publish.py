@@ -116,10 +116,18 @@ def publish(folder: Path, repo_id: str | None, private: bool = False) -> str | N
         raise ValueError(f"{folder} cannot be published:\n" + "\n".join(f"- {problem}" for problem in found))
     if repo_id is None:
         return None
+    _point_adapter_at(repo_id, folder)
     api = HfApi()
     address = api.create_repo(repo_id, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {folder.name}")
     return str(address)
+
+
+def _point_adapter_at(repo_id: str, folder: Path) -> None:
+    """On the Hub, Transformers looks for the model below an adapter where the adapter says, though it lies beside it."""
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": repo_id}, indent=2))
 
 
 def main() -> None:
