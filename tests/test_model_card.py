@@ -83,7 +83,12 @@ def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path
     training = {
         "arguments": {"max_steps": 4, "sources": None},
         "steps": 4,
-        "history": [{"step": 0, "code_ce_1": 2.5}, {"step": 4, "code_ce_1": 1.25, "text_ce": 3.0}],
+        "processor": "x86_64",
+        "cores": 2,
+        "history": [
+            {"step": 0, "minutes": 0.0, "audio_hours": 0.0, "code_ce_1": 2.5},
+            {"step": 4, "minutes": 3.0, "audio_hours": 2.0, "code_ce_1": 1.25, "text_ce": 3.0},
+        ],
     }
     for render, folder in ((tokenizer_card, "tokenizer"), (audio_lm_card, "speaker")):
         text = render(tmp_path / folder, [training, training], ["# Probing\n\n| task |\n\n## More", "# Speech\n"])
@@ -91,7 +96,8 @@ def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path
             "## Use", "## Training", "## Probing", "## Speech", "## Limits",
         ]  # fmt: skip
         assert "### More" in text and '`{"max_steps": 4}`' in text
-        assert "| 0 | 2.500 |  |" in text and "| 4 | 1.250 | 3.000 |" in text
+        assert "| 0 | 0 | 0.0 | 2.500 |  |" in text and "| 4 | 3 | 2.0 | 1.250 | 3.000 |" in text
+        assert "in 3 minutes (40 times real time) on 2 cores" in text
 
 
 def test_published_weights_of_every_kind_load_again(tmp_path):

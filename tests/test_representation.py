@@ -5,9 +5,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from datasets import load_dataset
+from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
-from f3_training.letters_helper import LetterCollator, LetterHelper
 from f3_training.prompts import TASKS, conversation
 from f3_training.representation import RepresentationArguments
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
@@ -71,6 +72,11 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
     assert [row["step"] for row in history] == [0, 20, 40]
     assert history[-1]["code_ce_1"] < history[0]["code_ce_1"] - 0.3
     assert {"code_ce_2", "code_unigram", "code_usage", "code_perplexity"} <= history[-1].keys()
+    rows = load_dataset("parquet", data_files=str(data / "latents/data/train-*.parquet"))["train"]
+    frames = np.asarray(rows["frames"])
+    assert 40 * 4 * frames.min() < history[-1]["audio_hours"] * 3600 * 25 < 40 * 4 * frames.max()
+    assert history[1]["audio_hours"] == pytest.approx(history[2]["audio_hours"] / 2, rel=0.05)
+    assert 0 == history[0]["minutes"] < history[1]["minutes"] < history[2]["minutes"]
     state = json.loads((tmp_path / "checkpoint-40" / "trainer_state.json").read_text())
     assert [row["step"] for row in state["log_history"] if "eval_code_ce_1" in row] == [0, 20]  # saved, then scored
     trained = F3ForPreTraining.from_pretrained(tmp_path / "model")
@@ -125,14 +131,14 @@ def test_letters_help_and_are_thrown_away(data, tmp_path):
     trained = train_representation(arguments(data, tmp_path / "whole", **options))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     history = json.loads((tmp_path / "whole" / "history.json").read_text())
-    assert history[-1]["letter_loss"] < 0.7 * history[0]["letter_loss"]
+    assert history[-1]["letters_loss"] < 0.7 * history[0]["letters_loss"]
     assert type(trained) is F3ForPreTraining
     stored = F3ForPreTraining.from_pretrained(tmp_path / "whole" / "model").state_dict()
     assert stored.keys() == tiny_tokenizer(F3ForPreTraining).state_dict().keys()
 
 
 def test_letters_are_of_whole_rows_of_speech_only():
-    collator = LetterCollator(LatentsCollator(10), ["Ab, don't!"], max_frames=10)
+    collator = CTCCollator(LatentsCollator(10), CTCUnits("letters", spelled, ["Ab, don't!"]), max_frames=10)
     row = {"latents": np.zeros((8, 4), dtype=np.float32), "frames": 8, "kind": "speech", "text": "B a?"}
     long, music = {**row, "frames": 20}, {**row, "kind": "music"}
     letters = collator([row, long, music])["letters"]
@@ -140,24 +146,59 @@ def test_letters_are_of_whole_rows_of_speech_only():
     assert letters.tolist() == [[1 + characters.index(sign) for sign in "b a"], [-100] * 3, [-100] * 3]
 
 
-def test_the_letter_loss_is_ctc_per_letter_and_the_mean_of_the_rows():
+def test_the_letters_loss_is_ctc_per_letter_and_the_mean_of_the_rows():
     model = tiny_tokenizer(F3ForPreTraining)
     latents, mask = noise(3, 6, 4), torch.arange(6) < torch.tensor([6, 4, 5])[:, None]
     batch = {"latents": latents, "latents_mask": mask}
     alone = model(**batch)
-    helper = LetterHelper(model, model.model, 5, 0.5)
+    helper = CTCHelper(model, model.model, "letters", torch.nn.Linear(model.config.hidden_size, 6), 0.5)
     letters = torch.tensor([[1, 2, -100], [3, 3, 5], [-100] * 3])
     output = model(**batch, letters=letters)
-    scores = model.letter_head(model.model(**batch).last_hidden_state).log_softmax(-1)
+    scores = model.letters_head(model.model(**batch).last_hidden_state).log_softmax(-1)
     expected = [
         torch.nn.functional.ctc_loss(scores[row, :frames], letters[row, :count], [frames], [count], reduction="sum")
         / count
         for row, frames, count in ((0, 6, 2), (1, 4, 3))
     ]
-    torch.testing.assert_close(output.letter_loss, sum(expected) / 3)
-    torch.testing.assert_close(output.loss, alone.loss + 0.5 * output.letter_loss)
+    torch.testing.assert_close(output.letters_loss, sum(expected) / 3)
+    torch.testing.assert_close(output.loss, alone.loss + 0.5 * output.letters_loss)
+    helper.own_weight = 0.25
+    torch.testing.assert_close(model(**batch, letters=letters).loss, 0.25 * alone.loss + 0.5 * output.letters_loss)
     helper.detach()
-    assert torch.equal(model(**batch).loss, alone.loss) and "letter_head.weight" not in model.state_dict()
+    assert torch.equal(model(**batch).loss, alone.loss) and "letters_head.weight" not in model.state_dict()
+
+
+def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path):
+    """The loss of the language model's own tokens falls, its embeddings stay, and the result has no other weights."""
+    audio, text = saved_parts(tmp_path)
+    run = arguments(
+        data, tmp_path / "run", autoencoder=None, init_from=str(audio), language_model=str(text),
+        connector_hidden_size=20, max_steps=30, evaluation_steps=30, learning_rate=1e-2, token_loss_weight=1.0,
+    )  # fmt: skip
+    train_representation(run)
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history[-1]["tokens_loss"] < 0.7 * history[0]["tokens_loss"]
+    without = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
+        audio, text, connector_hidden_size=20, **tiny_processor().token_ids
+    )
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "run" / "model")
+    assert loaded.state_dict().keys() == without.state_dict().keys()
+    for name, weights in loaded.language_model.state_dict().items():
+        assert torch.equal(weights, without.language_model.state_dict()[name]), name
+
+
+def test_token_scores_are_products_with_embeddings():
+    embeddings = noise(5, 8)
+    head = EmbeddingHead(embeddings)
+    scores = head(embeddings)
+    centred = embeddings - embeddings.mean(0)
+    torch.testing.assert_close(scores[:, 1:], embeddings @ centred.T)
+    assert scores[:, 0].abs().max() == 0 and "embeddings" not in head.state_dict()
+
+
+def test_tokens_need_a_language_model(data, tmp_path):
+    with pytest.raises(ValueError, match="--language_model"):
+        train_representation(arguments(data, tmp_path, token_loss_weight=1.0))
 
 
 def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path, monkeypatch):

@@ -42,8 +42,8 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     mixes = {name: TaskMix(processor, {name: 1.0}) for name, weight in weights.items() if weight > 0}
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank)
     trainer = run_trainer(
-        trained, arguments, train, mix, [randomness],
-        lambda model: held_out_losses(model, mixes, held_out, arguments.batch_size),
+        trained, arguments, train, mix, randomness,
+        lambda model: held_out_losses(model, mixes, held_out, arguments.batch_size), autoencoder.config.frame_rate,
     )  # fmt: skip
     if trainer.is_world_process_zero():
         save(trained, processor, output_dir / "model")

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from .crops import RandomCrops
 from .discriminator import MultiScaleDiscriminator
 from .held_out import HeldOut
 from .losses import MultiScaleSpectralLoss
+from .machine import machine
 from .muon import MuonWithAdamW, hidden_matrices
 
 
@@ -235,7 +234,7 @@ class AutoencoderTrainer:
         self.average.save_pretrained(self.output_dir / "model")
         F3FeatureExtractor(sampling_rate=self.config.sampling_rate).save_pretrained(self.output_dir / "model")
         record = {"arguments": vars(self.arguments), "steps": self.step, "processes": self.accelerator.num_processes}
-        record |= {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), **progress}
+        record |= {**machine(), **progress}
         (self.output_dir / "training.json").write_text(json.dumps(record, indent=2))
 
     def _resume(self) -> None:

@@ -1,21 +1,22 @@
 """
-A helper of stage 1: CTC on the letters of the texts, by a head that is thrown away afterwards. Through the frozen language
-model alone, the first thousands of steps teach the encoder little about what is said; letters teach it at once.
+Helpers of stage 1: CTC on the texts of speech, by heads that are thrown away afterwards. Through the frozen language model
+alone, the first thousands of steps teach the encoder little about what is said. Letters teach the encoder at once; the
+language model's own tokens, scored by its input embeddings, teach the connector where these embeddings lie.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from modeling_f3.connector import token_counts
 from modeling_f3.modeling_f3 import F3Model
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 
-NO_LETTER = -100
+NOTHING = -100
 
 
 def spelled(text: str) -> str:
@@ -23,82 +24,142 @@ def spelled(text: str) -> str:
     return " ".join(re.sub(r"[^\w']|_", " ", text.lower()).split())
 
 
-class LetterCollator:
+class CTCUnits:
     """
-    Adds `letters` `[B, L]` to the batches of another collator: numbers of the characters of each text, padded with -100, none
-    for rows without speech or of more than `max_frames`, which are cut.
+    What texts are made of, and the numbers of it, from 1 on: 0 is the blank.
+
+    Args:
+        name: in batches and losses.
+        split: a text into its units.
+        texts: all that is to be learned; units that are in none of them are left out of others.
     """
 
-    def __init__(self, collator, texts: Iterable[str], max_frames: int):
-        self.collator, self.max_frames = collator, max_frames
-        characters = sorted(set("".join(map(spelled, texts))))
-        self.numbers = {character: index for index, character in enumerate(characters, start=1)}  # 0 is the blank
+    def __init__(self, name: str, split: Callable[[str], Iterable], texts: Iterable[str]):
+        self.name, self.split = name, split
+        self.vocabulary = sorted({unit for text in set(texts) for unit in split(text)})
+        self.numbers = {unit: number for number, unit in enumerate(self.vocabulary, start=1)}
+
+    def __call__(self, text: str) -> list[int]:
+        return [self.numbers[unit] for unit in self.split(text) if unit in self.numbers]
+
+
+class CTCCollator:
+    """
+    Adds the units of each text, `[B, L]`, to the batches of another collator, padded with -100; none for rows without speech
+    or of more than `max_frames`, which are cut.
+    """
+
+    def __init__(self, collator: Callable[[list[dict]], dict], units: CTCUnits, max_frames: int):
+        self.collator, self.units, self.max_frames = collator, units, max_frames
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        letters = pad_sequence(list(map(self._letters, rows)), batch_first=True, padding_value=NO_LETTER)
-        return {**self.collator(rows), "letters": letters}
+        wanted = pad_sequence(list(map(self._wanted, rows)), batch_first=True, padding_value=NOTHING)
+        return {**self.collator(rows), self.units.name: wanted}
 
-    def _letters(self, row: dict) -> torch.Tensor:
+    def _wanted(self, row: dict) -> torch.Tensor:
         known = row["kind"] == "speech" and row["frames"] <= self.max_frames
-        found = [self.numbers[character] for character in spelled(row["text"]) if character in self.numbers]
-        return torch.tensor(found if known else [], dtype=torch.long)
+        return torch.tensor(self.units(row["text"]) if known else [], dtype=torch.long)
 
 
-class LetterHelper:
+class EmbeddingHead(nn.Module):
     """
-    Lets a model learn letters as well, for as long as it is attached: calls of the model take `letters`, and their loss is
-    added to its own. The head is a child of the model, so that checkpoints hold it, and is gone after `detach`.
+    Scores [..., 1 + V] of audio tokens [..., width]: their products with the embeddings [V, width] of V text tokens, which
+    stay as they are, after one for the blank.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: F3Model, count: int, weight: float):
-        self.model, self.weight = model, weight
-        self.letters = self.heard = None
-        model.letter_head = nn.Linear(tokenizer.config.hidden_size, 1 + count)
+    def __init__(self, embeddings: torch.Tensor):
+        super().__init__()
+        centred = embeddings - embeddings.mean(0)  # what all tokens share tells none from another
+        self.register_buffer("embeddings", centred.detach().clone(), persistent=False)
+        self.blank = nn.Parameter(torch.zeros(embeddings.shape[1]))
+        self.bias = nn.Parameter(torch.zeros(1 + len(embeddings)))
+
+    def forward(self, audio_tokens: torch.Tensor) -> torch.Tensor:
+        return F.linear(audio_tokens, torch.cat([self.blank[None], self.embeddings]), self.bias)
+
+
+class CTCHelper:
+    """
+    Lets a model learn the units that a [`CTCCollator`] adds to its batches as well, for as long as it is attached: the loss is
+    added to the model's own. The head is a child of the model, so that checkpoints hold it, and is gone after `detach`.
+
+    Args:
+        model: calls of it take the units.
+        tokenizer: the part of the model whose representations are scored.
+        name: of the units.
+        head: from features to scores, first the blank's.
+        weight: of the loss.
+        connector: the part of the model whose audio tokens are scored in place of representations.
+        own_weight: of the loss that the model has without the helper.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: F3Model,
+        name: str,
+        head: nn.Module,
+        weight: float,
+        connector: nn.Module | None = None,
+        own_weight: float = 1.0,
+    ):
+        self.model, self.name, self.connector = model, name, connector
+        self.weight, self.own_weight = weight, own_weight
+        self.wanted = self.heard = self.audio_tokens = None
+        model.add_module(self.head_name, head)
         self.hooks = [
-            model.register_forward_pre_hook(self._take_letters, with_kwargs=True),
+            model.register_forward_pre_hook(self._take, with_kwargs=True),
             tokenizer.register_forward_hook(self._hear),
             model.register_forward_hook(self._add_loss),
         ]
+        if connector is not None:
+            self.hooks.append(connector.register_forward_hook(self._hear_tokens))
+
+    @property
+    def head_name(self) -> str:
+        return f"{self.name}_head"
+
+    @property
+    def loss_name(self) -> str:
+        return f"{self.name}_loss"
 
     def detach(self) -> None:
         """Leaves the model as it was, but for what it has learned."""
         for hook in self.hooks:
             hook.remove()
-        del self.model.letter_head
+        delattr(self.model, self.head_name)
 
-    def _take_letters(self, module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
-        self.letters = options.pop("letters", None)
+    def _take(self, module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        self.wanted = options.pop(self.name, None)
         return inputs, options
 
     def _hear(self, module, inputs: tuple, output) -> None:
         self.heard = output
 
-    def _add_loss(self, module, inputs: tuple, output) -> None:
-        if self.letters is not None:
-            output.letter_loss = self._loss(self.letters)
-            output.loss = output.loss + self.weight * output.letter_loss
-        self.letters = self.heard = None
+    def _hear_tokens(self, module, inputs: tuple, output: torch.Tensor) -> None:
+        self.audio_tokens = output
 
-    def _loss(self, letters: torch.Tensor) -> torch.Tensor:
-        """CTC per letter: first of each row that has letters, then the mean of all rows."""
-        head, kept = self.model.letter_head, letters != NO_LETTER
-        logits = head(self.heard.last_hidden_state.to(head.weight.dtype)).float()
+    def _add_loss(self, module, inputs: tuple, output) -> None:
+        if self.wanted is not None:
+            frames = self.heard.latents_mask.sum(1)
+            if self.connector is None:
+                loss = self._loss(self.heard.last_hidden_state, frames)
+            else:
+                loss = self._loss(self.audio_tokens, token_counts(frames))
+            setattr(output, self.loss_name, loss)
+            output.loss = self.own_weight * output.loss + self.weight * loss
+        self.wanted = self.heard = self.audio_tokens = None
+
+    def _loss(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """CTC per unit: first of each row that has units, then the mean of all rows."""
+        kept = self.wanted != NOTHING
+        logits = getattr(self.model, self.head_name)(features).float()
         losses = F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1),
-            letters[kept],
-            self.heard.latents_mask.sum(1),
+            self.wanted[kept],
+            lengths,
             kept.sum(1),
             reduction="none",
-            zero_infinity=True,  # more letters than frames
+            zero_infinity=True,  # more units than the features have places for
         )
         return torch.where(kept.any(1), losses / kept.sum(1).clamp(min=1), 0.0).mean()
-
-
-def held_out_letter_loss(model: PreTrainedModel, collator: LetterCollator, rows: Dataset, batch_size: int) -> float:
-    """The mean over held-out rows, of a model with a helper."""
-    total = 0.0
-    for start in range(0, len(rows), batch_size):
-        part = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-        batch = {name: value.to(model.device) for name, value in collator(part).items()}
-        total += len(part) * model(**batch).letter_loss.item()
-    return total / len(rows)

@@ -18,7 +18,7 @@ from modeling_f3 import F3Config, F3FeatureExtractor, F3ForCTC
 from transformers import Trainer, TrainingArguments, Wav2Vec2CTCTokenizer
 
 from .audio_dataset import decode_audio, load_audio_dataset
-from .letters_helper import spelled
+from .ctc_helpers import spelled
 
 
 class CTCCollator:

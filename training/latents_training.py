@@ -12,7 +12,9 @@ from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from .latents_batches import BatchRandomness
 from .latents_cache import load_latents
+from .machine import machine
 
 
 COLUMNS = ("latents", "frames", "kind", "language", "text", "caption", "source")
@@ -32,11 +34,12 @@ class TimeBudget(TrainerCallback):
 class HeldOutHistory(TrainerCallback):
     """
     Scores a model before the first step and whenever `Trainer` saves. The scores go where `Trainer` logs, as `eval_...`, and
-    all of them so far into a file.
+    all of them so far into a file, beside the minutes that the steps took and the hours of audio they learned from.
 
     Args:
         score: means over held-out rows, by name.
         log: of the `Trainer`.
+        frame_rate: of the latents.
         path: the file.
     """
 
@@ -44,17 +47,39 @@ class HeldOutHistory(TrainerCallback):
         self,
         score: Callable[[PreTrainedModel], dict[str, float]],
         log: Callable[[dict[str, float]], None],
+        frame_rate: float,
         path: Path,
     ):
-        self.score, self.log, self.path = score, log, path
+        self.score, self.log, self.frame_rate, self.path = score, log, frame_rate, path
         self.history: list[dict] = json.loads(path.read_text()) if path.is_file() else []
+        self.hook, self.since = None, time.monotonic()
+        self.minutes = self.audio_hours = 0.0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.history = [row for row in self.history if row["step"] <= state.global_step]
+        if self.history:
+            self.minutes, self.audio_hours = self.history[-1]["minutes"], self.history[-1]["audio_hours"]
+        frames_per_hour = 3600 * self.frame_rate / args.world_size
+
+        def count(module, inputs: tuple, options: dict) -> None:
+            if module.training:
+                self.audio_hours += int(options["latents_mask"].sum()) / frames_per_hour
+
+        self.hook = model.register_forward_pre_hook(count, with_kwargs=True)
         if state.global_step == 0:
             self._add(args, state, model)
+        self.since = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        self.minutes, self.since = self.minutes + (now - self.since) / 60, now
 
     def on_save(self, args, state, control, model=None, **kwargs):
         self._add(args, state, model)
+        self.since = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.hook.remove()
 
     def _add(self, args, state, model: PreTrainedModel) -> None:
         if not state.is_world_process_zero or (self.history and self.history[-1]["step"] == state.global_step):
@@ -64,19 +89,25 @@ class HeldOutHistory(TrainerCallback):
         with torch.inference_mode(), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
             scores = self.score(model)
         model.train(was_training)
-        self.history = [row for row in self.history if row["step"] < state.global_step]
-        self.history.append({"step": state.global_step, **scores})
+        paid = {"step": state.global_step, "minutes": self.minutes, "audio_hours": self.audio_hours}
+        self.history.append({**paid, **scores})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.history, indent=2))
         self.log({f"eval_{name}": value for name, value in scores.items()})
 
 
 def run_trainer(
-    model: PreTrainedModel, arguments, rows: Dataset, collator, callbacks: list[TrainerCallback], score: Callable
+    model: PreTrainedModel,
+    arguments,
+    rows: Dataset,
+    collator,
+    randomness: BatchRandomness,
+    score: Callable,
+    frame_rate: float,
 ) -> Trainer:
     """
     Trains until the schedule ends or the time is over, from the last checkpoint if there is one. The process that writes
-    leaves `output_dir/training.json`: arguments, steps, and the scores by step.
+    leaves `output_dir/training.json`: arguments, machine, steps, and the scores by step.
     """
     output_dir = Path(arguments.output_dir)
     trainer = Trainer(
@@ -84,13 +115,14 @@ def run_trainer(
         args=trainer_arguments(arguments),
         train_dataset=rows,
         data_collator=collator,
-        callbacks=[TimeBudget(arguments.max_minutes), *callbacks],
+        callbacks=[TimeBudget(arguments.max_minutes), randomness],
     )
-    held_out = HeldOutHistory(score, trainer.log, output_dir / "history.json")
+    held_out = HeldOutHistory(score, trainer.log, frame_rate, output_dir / "history.json")
     trainer.add_callback(held_out)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if trainer.is_world_process_zero():
-        record = {"arguments": vars(arguments), "steps": trainer.state.global_step, "history": held_out.history}
+        record = {"arguments": vars(arguments), **machine(), "steps": trainer.state.global_step}
+        record["history"] = held_out.history
         (output_dir / "training.json").write_text(json.dumps(record, indent=2))
     return trainer
 

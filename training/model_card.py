@@ -189,10 +189,13 @@ def training_section(training: dict) -> str:
 
 
 def stage_section(training: dict) -> str:
-    """What a training of stage 1 or 2 was told, and its held-out figures over time."""
+    """What a training of stage 1 or 2 was told, what it took, and its held-out figures over time."""
     given = {name: value for name, value in training["arguments"].items() if value is not None}
+    minutes, hours = (training["history"][-1][name] for name in ("minutes", "audio_hours"))
     lines = [
-        f"{training['steps']} steps. Arguments: `{json.dumps(given)}`. Held-out figures of the validation split:",
+        f"{training['steps']} steps on {hours:.1f} hours of audio, some of it several times, in {minutes:.0f} minutes "
+        f"({60 * hours / minutes:.0f} times real time) on {training['cores']} cores of a CPU ({training['processor']}). "
+        f"Arguments: `{json.dumps(given)}`. Held-out figures of the validation split:",
         "",
     ]
     return "\n".join([*lines, *history_table(training["history"])])
@@ -202,7 +205,7 @@ def history_table(history: list[dict]) -> list[str]:
     """A row for each evaluation; figures that an early one lacks stay empty."""
     names = [name for name in history[-1] if name != "step"]
     lines = [f"| step | {' | '.join(names)} |", f"|{'---|' * (1 + len(names))}"]
-    digits = {"minutes": 0}
+    digits = {"minutes": 0, "audio_hours": 1}
     for row in history:
         figures = [f"{row[name]:.{digits.get(name, 3)}f}" if name in row else "" for name in names]
         lines.append(f"| {row['step']} | {' | '.join(figures)} |")

@@ -27,9 +27,12 @@ class RepresentationArguments:
     preset: str = field(default="nano", metadata={"help": "size of a new encoder: base or nano"})
     language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
     text_loss_weight: float = field(default=1.0, metadata={"help": "of the language model's loss"})
-    code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model"})
+    code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model or letters"})
     letter_loss_weight: float = field(
         default=0.0, metadata={"help": "of CTC on the letters of the texts, a helper that is thrown away"}
+    )
+    token_loss_weight: float = field(
+        default=0.0, metadata={"help": "of CTC on the language model's tokens, a helper of the connector"}
     )
     tasks: str = field(
         default='{"transcribe": 1, "caption": 1, "kind": 0.2}',

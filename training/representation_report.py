@@ -1,6 +1,7 @@
 """What stage 1 is judged by: cross-entropies of held-out codes beside their unigram, use of the codes, sense of the audio."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
@@ -28,11 +29,13 @@ def check_codes(scores: dict[str, float]) -> None:
         )
 
 
-def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size: int) -> dict[str, float]:
+def held_out_scores(
+    model: PreTrainedModel, collator, rows: Dataset, batch_size: int, losses: Sequence[str] = ()
+) -> dict[str, float]:
     """
     Means over the rows: `code_ce_k` for k frames ahead, `code_unigram`, the entropy of the codes, `code_usage` and
     `code_perplexity` (relative to V) of the worst codebook; beside a language model also `text_ce`, and `text_ce_swapped`,
-    what the text costs when the audio is that of the next row in the batch.
+    what the text costs when the audio is that of the next row in the batch. `losses` are others that the model's output has.
 
     Raises:
         `CodeCollapseError`: when the codes are no target to learn from.
@@ -50,6 +53,8 @@ def held_out_scores(model: PreTrainedModel, collator, rows: Dataset, batch_size:
             codes = quantizer(batch["latents"])
             found = code_counts(codes, batch["latents_mask"], quantizer.codebooks.shape[1])
             counts = found if counts is None else counts + found
+        for name in losses:
+            sums[name] += size * getattr(output, name).item()
         if "labels" in batch:
             sums["text_ce"] += size * output.text_loss.item()
             other_audio = {**batch, "latents": swapped(batch["latents"], batch["latents_mask"])}

@@ -1,6 +1,7 @@
 """What stage 1 is made of: the model, its data, and what is saved."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,12 +12,13 @@ from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from modeling_f3.modeling_f3 import F3ForPreTraining
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from .ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from .latents_cache import latents_of
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
-from .letters_helper import LetterCollator, LetterHelper, held_out_letter_loss
 from .representation_report import held_out_scores
 
 
@@ -44,20 +46,16 @@ def train_representation(arguments) -> PreTrainedModel:
     if to_calibrate and not last_checkpoint(output_dir):
         calibrate(model, train, arguments.seed)
     held_out = held_out_rows(validation, arguments)
-    letters = helper = None
-    if arguments.letter_loss_weight > 0:
-        letters = LetterCollator(held_out_collator, train["text"], max_frames)
-        collator = LetterCollator(collator, train["text"], max_frames)
-        helper = LetterHelper(model, tokenizer, len(letters.numbers), arguments.letter_loss_weight)
+    helpers = ctc_helpers(model, processor, arguments, train["text"])
+    for units, _ in helpers:
+        collator, held_out_collator = (CTCCollator(inner, units, max_frames) for inner in (collator, held_out_collator))
 
     def score(model: PreTrainedModel) -> dict[str, float]:
-        scores = held_out_scores(model, held_out_collator, held_out, arguments.batch_size)
-        if letters is not None:
-            scores["letter_loss"] = held_out_letter_loss(model, letters, held_out, arguments.batch_size)
-        return scores
+        losses = [helper.loss_name for _, helper in helpers]
+        return held_out_scores(model, held_out_collator, held_out, arguments.batch_size, losses)
 
-    trainer = run_trainer(model, arguments, train, collator, [randomness], score)
-    if helper is not None:
+    trainer = run_trainer(model, arguments, train, collator, randomness, score, autoencoder.config.frame_rate)
+    for _, helper in helpers:
         helper.detach()
     if trainer.is_world_process_zero():
         save(model, processor, output_dir)
@@ -69,6 +67,8 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
     if (arguments.autoencoder is None) == (arguments.init_from is None):
         raise ValueError("pass either --autoencoder, for a new encoder, or --init_from, a tokenizer to go on with")
     if arguments.language_model is None:
+        if arguments.code_loss_weight != 1 and arguments.letter_loss_weight == 0:
+            raise ValueError("--code_loss_weight weighs RQ-MTP against other losses, and there are none")
         return _tokenizer(arguments), None
     if arguments.init_from is None:
         raise ValueError("a language model joins a tokenizer: train RQ-MTP first and pass its model as --init_from")
@@ -94,6 +94,29 @@ def _tokenizer(arguments) -> F3ForPreTraining:
     model = F3ForPreTraining(F3Config.preset(arguments.preset, autoencoder_config=autoencoder.config))
     model.model.autoencoder.load_state_dict(autoencoder.state_dict())
     return model
+
+
+def ctc_helpers(
+    model: PreTrainedModel, processor: F3Processor | None, arguments, texts: list[str]
+) -> list[tuple[CTCUnits, CTCHelper]]:
+    """Those with a weight, attached to the model, and their units."""
+    tokenizer = model.model if processor is None else model.audio_model
+    helpers = []
+    if arguments.letter_loss_weight > 0:
+        letters = CTCUnits("letters", spelled, texts)
+        head = nn.Linear(tokenizer.config.hidden_size, 1 + len(letters.vocabulary))
+        # an audio language model weighs its losses itself
+        own_weight = arguments.code_loss_weight if processor is None else 1.0
+        helper = CTCHelper(model, tokenizer, letters.name, head, arguments.letter_loss_weight, own_weight=own_weight)
+        helpers.append((letters, helper))
+    if arguments.token_loss_weight > 0:
+        if processor is None:
+            raise ValueError("--token_loss_weight is about the tokens of a language model: pass --language_model")
+        tokens = CTCUnits("tokens", partial(processor.tokenizer.encode, add_special_tokens=False), texts)
+        head = EmbeddingHead(model.get_input_embeddings().weight[tokens.vocabulary])
+        weight = arguments.token_loss_weight
+        helpers.append((tokens, CTCHelper(model, tokenizer, tokens.name, head, weight, model.connector)))
+    return helpers
 
 
 def calibrate(model: PreTrainedModel, rows: Dataset, seed: int) -> None:
