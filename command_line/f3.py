@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .file_jobs import FileJob, file_jobs, run_jobs
+from .file_jobs import FileJob, claim, file_jobs, run_jobs
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Audio to latents, to text and back.")
@@ -43,7 +43,7 @@ def encode(
     """Writes the latents of sound files, as safetensors."""
     from .latents_file import gather, save_latents
 
-    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".safetensors")
+    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".safetensors", command="encode", model=model)
     autoencoder, extractor = _autoencoder(_loaded(model, device, dtype)), _feature_extractor(model)
 
     def write(recording: dict, target: Path) -> None:
@@ -64,7 +64,7 @@ def decode(sources: Sources, output: Output, model: Model, device: Device = "cpu
 
     from .latents_file import load_latents
 
-    jobs = _jobs(sources, LATENTS_SUFFIXES, output, ".wav")
+    jobs = _jobs(sources, LATENTS_SUFFIXES, output, ".wav", command="decode", model=model)
     autoencoder = _autoencoder(_loaded(model, device, dtype))
     rate = autoencoder.config.sampling_rate
 
@@ -93,7 +93,7 @@ def transcribe(
     """Writes what is said in sound files, as text files, and prints it."""
     from modeling_f3.speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
-    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".txt")
+    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".txt", command="transcribe", model=model, language=language)
     network, processor = _loaded(model, device, dtype), _processor(model)
     pipeline = F3SpeechRecognitionPipeline(model=network, processor=processor)
 
@@ -166,9 +166,11 @@ def _facts(network: Any) -> dict[str, str]:
     return facts
 
 
-def _jobs(sources: list[str], suffixes: tuple[str, ...], output: Path, suffix: str) -> list[FileJob]:
+def _jobs(sources: list[str], suffixes: tuple[str, ...], output: Path, suffix: str, **made_by: str) -> list[FileJob]:
     try:
-        return file_jobs(sources, suffixes, output, suffix)
+        jobs = file_jobs(sources, suffixes, output, suffix)
+        claim(output, made_by)
+        return jobs
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -1,6 +1,7 @@
 """Many files through one function: found, skipped when done, written whole or not at all, failures reported at the end."""
 
 import glob
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+RECORD = ".f3.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,21 @@ def _found(source: str, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
     if not found:
         raise ValueError(f"{source!r} names no {' or '.join(suffixes)} file: check the name, or quote a pattern")
     return found
+
+
+def claim(folder: Path, made_by: dict[str, str]) -> None:
+    """
+    Notes in `folder` what makes the files in it.
+
+    Raises:
+        `ValueError`: when something else has made those that are there, which would count as done.
+    """
+    record = folder / RECORD
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else made_by
+    if known != made_by:
+        raise ValueError(f"{folder} holds what {known} made, not {made_by}: use another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(made_by), encoding="utf-8")
 
 
 def run_jobs(

@@ -70,9 +70,18 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(folder, monkeypatch):
     finished = {path: path.stat().st_mtime_ns for path in Path("latents").rglob("*.safetensors") if path.name[0] != "."}
     assert len(finished) == 2
     assert "2 done, 2 done before, 0 failed" in run(*command)
-    files = [path for path in Path("latents").rglob("*") if path.is_file()]
+    files = [path for path in Path("latents").rglob("*") if path.is_file() and path.name != jobs_module.RECORD]
     assert len(files) == 4 and not any(path.name.startswith(".") for path in files)
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+
+def test_files_of_another_model_do_not_count_as_done(folder):
+    run("encode", "sounds/a.wav", "--output", "latents", "--model", "model")
+    tiny_model().save_pretrained("other")
+    tiny_feature_extractor().save_pretrained("other")
+    result = CliRunner().invoke(app, ["encode", "sounds", "--output", "latents", "--model", "other"])
+    assert result.exit_code == 2 and "use another output folder" in " ".join(result.output.split())
+    assert [path.name for path in Path("latents").rglob("*.safetensors")] == ["a.safetensors"]
 
 
 def test_a_bad_file_is_reported_and_the_others_are_done(folder):

