@@ -59,6 +59,17 @@ def test_speech_is_written_until_the_hours_are_full_and_read_without_code(calls,
     assert len(decode_audio(row["audio"], 8000)) == 3200 and row["duration"] == pytest.approx(0.4)
 
 
+def test_few_hours_of_several_voices_say_different_sentences(calls, tmp_path, monkeypatch):
+    voice = prepare_speech.VOICES["robot"]
+    monkeypatch.setattr(prepare_speech, "VOICES", {"robot": voice, "android": voice})
+    prepare_speech.prepare(["robot", "android"], 3 / 3600, tmp_path, tmp_path, 1)
+    rows = load_dataset(str(tmp_path), split="train")
+    texts = {name: {row["text"] for row in rows if row["speaker"] == name} for name in ("robot", "android")}
+    assert len(texts["robot"]) == len(texts["android"]) == 8 and not texts["robot"] & texts["android"]
+    held_out = load_dataset(str(tmp_path), split="test")
+    assert not set(held_out["text"]) & set(rows["text"])
+
+
 def test_what_is_there_already_is_not_said_again(calls, tmp_path):
     prepare_speech.prepare(["robot"], 3 / 3600, tmp_path, tmp_path, 1)
     said = len(calls)

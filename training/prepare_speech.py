@@ -42,10 +42,16 @@ _say = None  # of the voice that a worker process has loaded
 
 
 def prepare(voices: list[str], hours: float, output_dir: Path, cache_dir: Path, num_workers: int) -> None:
-    """Up to `hours` of training speech in each voice, and all held-out sentences."""
+    """
+    Up to `hours` of training speech in each voice, and all held-out sentences. Each voice begins at another place, so that a
+    few hours of several say more different sentences.
+    """
     texts = sentences(cache_dir)
-    parts = {"test": texts[:HELD_OUT], "validation": texts[HELD_OUT : 2 * HELD_OUT], "train": texts[2 * HELD_OUT :]}
+    held_out = {"test": texts[:HELD_OUT], "validation": texts[HELD_OUT : 2 * HELD_OUT]}
+    others = texts[2 * HELD_OUT :]
     for voice in voices:
+        first = list(VOICES).index(voice) * len(others) // len(VOICES)
+        parts = {**held_out, "train": others[first:] + others[:first]}
         folder = output_dir / "data" / voice
         folder.mkdir(parents=True, exist_ok=True)
         with multiprocessing.get_context("spawn").Pool(num_workers, _load, (voice, cache_dir)) as pool:
