@@ -121,7 +121,17 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             raise OSError(f"{name!r} is not the language model of this checkpoint ({error}): {fix}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
-        """As in Transformers; the language model is left out unless `config.save_language_model`."""
+        """
+        As in Transformers, with two differences: the language model is left out unless `config.save_language_model`, and an
+        adapter that the model was loaded with lies beside the rest, not in its place.
+        """
+        if self._hf_peft_config_loaded:
+            super().save_pretrained(save_directory, *args, **{**kwargs, "push_to_hub": False})
+            self._hf_peft_config_loaded = False  # for Transformers, a model with an adapter is nothing but the adapter
+            try:
+                return self.save_pretrained(save_directory, *args, **kwargs)
+            finally:
+                self._hf_peft_config_loaded = True
         self._keys_to_ignore_on_save = set()
         if not self.config.save_language_model:
             if self.config.text_model_name_or_path is None:
@@ -130,7 +140,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                     "or config.save_language_model = True"
                 )
             self._keys_to_ignore_on_save = {f"language_model.{name}" for name in self.language_model.state_dict()}
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        # the format that it was loaded from is that of the adapter, whose names are not ours
+        return super().save_pretrained(save_directory, *args, **{**kwargs, "save_original_format": False})
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs):
         # The only tied weights are inside the language model; where it comes later, none of it is missing.
@@ -198,15 +209,22 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                 are computed.
             spoken: `[A]`, true for the audios to be learned as speech.
 
+        Audio without `input_ids` is not read by the language model: the loss is that of RQ-MTP alone.
+
         Raises:
             `ValueError`: when placeholders and audio do not match, the text is longer than the language model reads, or
                 there is nothing to learn though there are labels.
         """
         audio = self._audio(input_values, padding_mask, latents, latents_mask)
+        losses = self._code_losses(audio)
+        if losses and input_ids is None and inputs_embeds is None:
+            return F3AudioLMOutput(loss=self._total(losses), **losses)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
         self._check_length(inputs_embeds, attention_mask)
         speaks = spoken is not None and bool(spoken.any())
+        if speaks and self.flow_head is None:
+            raise ValueError("the model has no flow head to learn speech with: give its configuration a flow_config")
         if labels is not None:
             first = self._first_label(labels, speaks)
             if self.training:
@@ -220,12 +238,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             logits_to_keep=logits_to_keep,
             **{**kwargs, "output_hidden_states": True} if speaks else kwargs,
         )
-        losses = {}
         if labels is not None:
             losses["text_loss"] = text_loss(output.logits[:, -labels.shape[1] :], labels[:, -output.logits.shape[1] :])
-        if audio is not None and self.prediction is not None:
-            predicted = self.prediction(audio.last_hidden_state, audio.latents, audio.latents_mask)
-            losses["code_loss"], losses["code_losses"] = predicted.loss, tuple(predicted.losses)
         if speaks:
             losses |= self._speech_losses(input_ids, output.hidden_states[-1], audio, spoken)
         return F3AudioLMOutput(
@@ -249,6 +263,13 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                 input_values, latents, latents_mask = None, encoded.latents, encoded.latents_mask
             noise = draw_latent_noise(latents.shape, self.config.audio_config)
         return self.audio_model(input_values, padding_mask, latents, latents_mask, noise=noise)
+
+    def _code_losses(self, audio: F3Output | None) -> dict[str, Any]:
+        """RQ-MTP, where there is audio and the model has its heads."""
+        if audio is None or self.prediction is None:
+            return {}
+        predicted = self.prediction(audio.last_hidden_state, audio.latents, audio.latents_mask)
+        return {"code_loss": predicted.loss, "code_losses": tuple(predicted.losses)}
 
     def _embed(self, input_ids: torch.Tensor, audio_tokens: torch.Tensor | None) -> torch.Tensor:
         """Text embeddings [B, L, width] with the vectors of audio in their places."""

@@ -55,9 +55,9 @@ def multi_token_losses(logits: torch.Tensor, codes: torch.Tensor, mask: torch.Te
     """
     losses = []
     kept = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device) if mask is None else mask != 0
-    for ahead in range(1, logits.shape[2] + 1):
-        predicted, wanted = logits[:, :-ahead, ahead - 1].float(), codes[:, ahead:]
-        entropies = F.cross_entropy(predicted.flatten(0, -2), wanted.flatten(), reduction="none").view(wanted.shape)
+    for ahead, predicted in enumerate(logits.unbind(2), start=1):
+        predicted, wanted = predicted[:, :-ahead].float().flatten(0, -2), codes[:, ahead:]
+        entropies = F.cross_entropy(predicted, wanted.flatten(), reduction="none").view(wanted.shape)
         weights = kept[:, ahead:].float()
         losses.append(((entropies.mean(-1) * weights).sum(1) / weights.sum(1).clamp(min=1)).mean())
     return torch.stack(losses)

@@ -64,7 +64,9 @@ def test_lora_comes_along_can_be_switched_off_and_merged(data, tmp_path):
     train_audio_lm(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2))
     folder = tmp_path / "model"
     assert not any(name.startswith("language_model.") for name in load_file(folder / "model.safetensors"))
-    batch = TaskMix(tiny_processor(), {"transcribe": 1.0})([{**row(0), "latents": noise(12, 4).numpy()}])
+    batch = TaskMix(tiny_processor(), {"transcribe": 1.0}, 99)(
+        [{**row(0), "frames": 12, "latents": noise(12, 4).numpy()}]
+    )
     loaded = F3AudioLMForConditionalGeneration.from_pretrained(folder).eval()
     adapted = loaded(**batch).logits
     loaded.disable_adapters()
@@ -79,9 +81,33 @@ def test_lora_comes_along_can_be_switched_off_and_merged(data, tmp_path):
     torch.testing.assert_close(loaded(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
 
 
+def test_a_speaker_with_an_adapter_goes_on_with_it_and_is_saved_whole(data, tmp_path):
+    train_audio_lm(arguments(data, tmp_path / "first", lora_rank=2, learning_rate=1e-2))
+    first = tmp_path / "first" / "model"
+    batch = TaskMix(tiny_processor(), {"transcribe": 1.0}, 99)(
+        [{**row(0), "frames": 12, "latents": noise(12, 4).numpy()}]
+    )
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(first).eval()
+    expected = loaded(**batch).logits
+    loaded.save_pretrained(tmp_path / "copy")
+    copy = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "copy").eval()
+    assert torch.equal(copy(**batch).logits, expected)
+    again = arguments(data, tmp_path / "second", init_from=str(first), lora_rank=8, learning_rate=1e-2)
+    started = with_lora(speaking_model(again), 8).eval()
+    assert torch.equal(started(**batch).logits, expected)
+    assert next(weight for name, weight in started.named_parameters() if "lora_A" in name).shape[0] == 2
+    train_audio_lm(again)
+    trained = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "second" / "model").eval()
+    assert not torch.allclose(trained(**batch).logits, expected, atol=1e-3)
+    for name, weight in loaded.language_model.state_dict().items():
+        assert ".lora_" in name or torch.equal(trained.language_model.state_dict()[name], weight), name
+
+
 def test_a_peft_model_of_ours_is_saved_and_loaded_by_peft(data, tmp_path):
     trained = train_audio_lm_without_saving(arguments(data, tmp_path, lora_rank=2, learning_rate=1e-2)).eval()
-    batch = TaskMix(tiny_processor(), {"transcribe": 1.0})([{**row(0), "latents": noise(12, 4).numpy()}])
+    batch = TaskMix(tiny_processor(), {"transcribe": 1.0}, 99)(
+        [{**row(0), "frames": 12, "latents": noise(12, 4).numpy()}]
+    )
     trained.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(speaking_model(arguments(data, tmp_path)), tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(**batch).logits, trained(**batch).logits)
@@ -119,13 +145,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
 
 
 def test_tasks_are_drawn_by_weight_among_those_that_fit():
-    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 3.0, "sound": 5.0})
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 3.0, "sound": 5.0}, 99)
     generator = torch.Generator().manual_seed(0)
-    drawn = [mix.task_for(row(0), generator).name for _ in range(400)]
+    drawn = [mix.task_for({**row(0), "frames": 12}, generator).name for _ in range(400)]
     assert set(drawn) == {"transcribe", "speak"} and 0.68 < drawn.count("speak") / 400 < 0.82
-    assert mix.tasks_of(row(0, kind="music", text="")) == []
+    assert mix.tasks_of({**row(0, kind="music", text=""), "frames": 12}) == []
     with pytest.raises(ValueError, match="unknown tasks sing: choose from transcribe"):
-        TaskMix(tiny_processor(), {"sing": 1.0})
+        TaskMix(tiny_processor(), {"sing": 1.0}, 99)
 
 
 def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():

@@ -134,7 +134,14 @@ def test_what_is_taken_away_is_missing(folder):
         return original(*inputs, **options)
 
     model.flow_head.forward = forward
-    row = {"kind": "speech", "language": "en", "text": "hi", "caption": "", "latents": noise(12, 4).numpy()}
+    row = {
+        "kind": "speech",
+        "language": "en",
+        "text": "hi",
+        "caption": "",
+        "frames": 12,
+        "latents": noise(12, 4).numpy(),
+    }
     rows = Dataset.from_list([{**row, "latents": row["latents"].tolist()}])
     losses = speech_module.flow_losses(model.eval(), tiny_processor(), rows)
     assert bool(seen[0].any()) and not bool(seen[1].any())

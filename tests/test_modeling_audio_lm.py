@@ -68,6 +68,16 @@ def test_rows_of_a_batch_do_not_see_each_other(model):
         torch.testing.assert_close(logits[row, :length], model(**alone).logits[0], atol=1e-5, rtol=0)
 
 
+def test_audio_without_text_is_not_read_by_the_language_model(tmp_path, monkeypatch):
+    model = tiny_audio_lm(tmp_path).eval()
+    latents = noise(2, 9, 4)
+    alone = F3ForPreTraining.from_pretrained(tmp_path / "tokenizer").eval()(latents=latents)
+    monkeypatch.setattr(type(model.language_model), "forward", None)
+    output = model(latents=latents)
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, model.config.code_loss_weight * alone.loss)
+
+
 def test_in_training_logits_are_computed_for_the_answers_only_and_the_loss_is_the_same(tmp_path):
     model = tiny_audio_lm(tmp_path)
     model.config.audio_config.latent_noise_scale = 0.0

@@ -10,11 +10,13 @@ def test_orthogonalized_matrix_has_singular_values_near_one():
         assert values.min() > 0.4 and values.max() < 1.4
 
 
-def test_every_parameter_belongs_to_exactly_one_group():
+def test_every_parameter_that_is_trained_belongs_to_exactly_one_group():
     model = nn.ModuleDict({"stem": nn.Conv2d(2, 4, 3), "body": nn.Conv2d(4, 4, 3), "head": nn.Linear(4, 2)})
+    trained = {id(parameter) for parameter in model.parameters()}
+    model["frozen"] = nn.Linear(2, 2).requires_grad_(False)
     matrices, others = hidden_matrices(model, ends=("stem", "head"))
     assert [weight is model["body"].weight for weight in matrices] == [True]
-    assert {id(p) for p in matrices + others} == {id(p) for p in model.parameters()}
+    assert {id(parameter) for parameter in matrices + others} == trained
 
 
 def test_it_fits_a_small_network_and_leaves_parameters_without_gradient_alone():

@@ -16,5 +16,5 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
 
 
 def test_every_file_the_readme_names_exists():
-    named = re.findall(r"`((?:tests|model_cards|training)/[\w./-]+)`", (ROOT / "README.md").read_text())
+    named = re.findall(r"`((?:tests|model_cards|training|examples)/[\w./-]+)`", (ROOT / "README.md").read_text())
     assert named and not [name for name in named if not (ROOT / name).exists()]

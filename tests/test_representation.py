@@ -9,6 +9,7 @@ from datasets import load_dataset
 from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
+from f3_training.latents_training import load_rows
 from f3_training.prompts import TASKS, conversation
 from f3_training.representation import RepresentationArguments
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
@@ -164,18 +165,27 @@ def test_the_letters_loss_is_ctc_per_letter_and_the_mean_of_the_rows():
     torch.testing.assert_close(output.loss, alone.loss + 0.5 * output.letters_loss)
     helper.own_weight = 0.25
     torch.testing.assert_close(model(**batch, letters=letters).loss, 0.25 * alone.loss + 0.5 * output.letters_loss)
+    helper.own_weight = 0
+    assert model.train()(**batch, letters=letters).code_losses is None
+    assert model.eval()(**batch, letters=letters).code_losses is not None
     helper.detach()
     assert torch.equal(model(**batch).loss, alone.loss) and "letters_head.weight" not in model.state_dict()
 
 
-def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path):
-    """The loss of the language model's own tokens falls, its embeddings stay, and the result has no other weights."""
+def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path, monkeypatch):
+    """
+    The loss of the language model's own tokens falls without it being run, its embeddings stay, the result has no other
+    weights, and can be gone on with by the language model itself.
+    """
     audio, text = saved_parts(tmp_path)
-    run = arguments(
-        data, tmp_path / "run", autoencoder=None, init_from=str(audio), language_model=str(text),
-        connector_hidden_size=20, max_steps=30, evaluation_steps=30, learning_rate=1e-2, token_loss_weight=1.0,
+    options = {"autoencoder": None, "connector_hidden_size": 20, "learning_rate": 1e-2}
+    aligning = arguments(
+        data, tmp_path / "run", init_from=str(audio), language_model=str(text), max_steps=30, evaluation_steps=30,
+        token_loss_weight=1.0, text_loss_weight=0.0, **options,
     )  # fmt: skip
-    train_representation(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.LlamaForCausalLM.forward", None)
+        train_representation(aligning)
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert history[-1]["tokens_loss"] < 0.7 * history[0]["tokens_loss"]
     without = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
@@ -185,6 +195,11 @@ def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path):
     assert loaded.state_dict().keys() == without.state_dict().keys()
     for name, weights in loaded.language_model.state_dict().items():
         assert torch.equal(weights, without.language_model.state_dict()[name]), name
+    going_on = arguments(data, tmp_path / "on", init_from=str(tmp_path / "run" / "model"), max_steps=1, **options)
+    trained = train_representation(going_on)
+    assert trained.config.text_loss_weight == 1
+    begun = json.loads((tmp_path / "on" / "history.json").read_text())[0]
+    assert begun["text_ce"] > 0 and begun["code_ce_1"] == pytest.approx(history[-1]["code_ce_1"], rel=1e-3)
 
 
 def test_token_scores_are_products_with_embeddings():
@@ -194,6 +209,13 @@ def test_token_scores_are_products_with_embeddings():
     centred = embeddings - embeddings.mean(0)
     torch.testing.assert_close(scores[:, 1:], embeddings @ centred.T)
     assert scores[:, 0].abs().max() == 0 and "embeddings" not in head.state_dict()
+
+
+def test_a_language_model_that_teaches_nothing_is_refused(data, tmp_path):
+    audio, text = saved_parts(tmp_path)
+    options = {"autoencoder": None, "init_from": str(audio), "language_model": str(text)}
+    with pytest.raises(ValueError, match="--token_loss_weight"):
+        train_representation(arguments(data, tmp_path / "run", text_loss_weight=0.0, **options))
 
 
 def test_tokens_need_a_language_model(data, tmp_path):
@@ -216,6 +238,16 @@ def test_accumulated_gradients_make_the_step_of_the_whole_batch(data, tmp_path, 
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-4, rtol=0)
 
 
+def test_a_folder_may_be_for_training_alone_beside_one_with_held_out_rows(data, tmp_path):
+    write_latents(tmp_path, tiny_model(), {"train": [speech(index) for index in range(3)]})
+    both = arguments(data, tmp_path, latents=[str(tmp_path / "latents"), str(data / "latents")])
+    rows = {split: len(load_rows(both, split, tiny_model())) for split in ("train", "validation")}
+    assert rows == {"train": 3 + 21, "validation": 4}
+    alone = arguments(data, tmp_path, latents=[str(tmp_path / "latents")])
+    with pytest.raises(LatentsCacheError, match="has the splits train, not 'validation'"):
+        load_rows(alone, "validation", tiny_model())
+
+
 def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own():
     first, second = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0, 7.0, 8.0])
     latents = torch.stack([torch.cat([first, torch.zeros(2)]), second]).unsqueeze(-1)
@@ -224,11 +256,22 @@ def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own():
 
 
 def test_speech_without_a_text_is_left_out_and_in_a_batch_it_is_named():
-    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "kind": 1.0})
-    row = {**speech(0), "text": "", "latents": np.zeros((5, 4), dtype=np.float16)}
-    assert mix.tasks_of(row) == [] and [task.name for task in mix.tasks_of(speech(1))] == ["transcribe"]
-    with pytest.raises(ValueError, match="no task fits a row of kind 'speech', language 'en', text ''"):
-        mix([{**speech(0), "latents": row["latents"]}, row])
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "kind": 1.0}, 99)
+    known = {"frames": 5, "latents": np.zeros((5, 4), dtype=np.float16)}
+    row = {**speech(0), **known, "text": ""}
+    assert mix.tasks_of(row) == [] and [task.name for task in mix.tasks_of({**speech(1), **known})] == ["transcribe"]
+    with pytest.raises(ValueError, match="no task fits a row of kind 'speech', language 'en', text '' and 5 frames"):
+        mix([{**speech(0), **known}, row])
+
+
+def test_a_part_of_a_long_row_is_enough_to_name_it_and_not_to_write_it_down():
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "language": 1.0, "kind": 1.0}, 6, BatchRandomness(0))
+    long = {**speech(0), "frames": 20, "latents": noise(20, 4).numpy()}
+    assert [task.name for task in mix.tasks_of(long)] == ["language"]
+    assert [task.name for task in mix.tasks_of({**long, "frames": 6})] == ["transcribe", "language"]
+    batch = mix([long, {**long, "kind": "music"}])
+    assert batch["latents_mask"].sum(1).tolist() == [6, 6]
+    assert (batch["latents"][0, :1] == torch.from_numpy(long["latents"])).all(-1).any()
 
 
 def test_questions_are_asked_in_several_ways_about_each_kind():
@@ -239,6 +282,7 @@ def test_questions_are_asked_in_several_ways_about_each_kind():
     assert first != second and "English" in first
     assert conversation(TASKS["kind"], music, None, 0)[1]["content"] == "This is music."
     assert conversation(TASKS["caption"], effect, None, 0)[1]["content"] == "a dog"
+    assert conversation(TASKS["language"], speech(0), None, 0)[1]["content"] == "This is English."
 
 
 def test_long_rows_are_cut_at_random_in_training_and_at_their_start_otherwise():

@@ -141,7 +141,8 @@ def _sound_folder(folder: Path, split: str) -> Dataset:
     if root == folder and split != "train":
         raise AudioDatasetError(f"{folder} has no sub-folder {split!r}; without sub-folders its only split is 'train'")
     if (root / "metadata.csv").is_file():
-        return _listed(Dataset.from_csv(str(root / "metadata.csv")), root)
+        # without the words that pandas takes for missing values: "None" is something that can be said
+        return _listed(Dataset.from_csv(str(root / "metadata.csv"), keep_default_na=False), root)
     if (root / "metadata.jsonl").is_file():
         return _listed(Dataset.from_json(str(root / "metadata.jsonl")), root)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())

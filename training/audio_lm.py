@@ -32,7 +32,9 @@ class AudioLMArguments:
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})
     flow_layers: int = field(default=3, metadata={"help": "layers of a new flow head"})
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
-    max_seconds: float = field(default=10.0, metadata={"help": "longest row"})
+    max_seconds: float = field(
+        default=10.0, metadata={"help": "longer rows are cut, or left out where a text belongs to the whole"}
+    )
     max_steps: int = field(default=10_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
     batch_size: int = field(default=16, metadata={"help": "rows per process and step"})

@@ -20,7 +20,7 @@ from .prompts import TASKS
 
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 
 # The attention of the language model, and nothing of the same name elsewhere.
@@ -35,11 +35,12 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     processor = F3Processor.from_pretrained(arguments.init_from)
     model = speaking_model(arguments)
     randomness = BatchRandomness(arguments.seed)
-    mix = TaskMix(processor, weights, randomness)
     autoencoder = model.audio_model.autoencoder
+    max_frames = int(arguments.max_seconds * autoencoder.config.frame_rate)
+    mix = TaskMix(processor, weights, max_frames, randomness)
     train, validation = (load_rows(arguments, split, autoencoder, mix.tasks_of) for split in ("train", "validation"))
     held_out = held_out_rows(validation, arguments)
-    mixes = {name: TaskMix(processor, {name: 1.0}) for name, weight in weights.items() if weight > 0}
+    mixes = {name: TaskMix(processor, {name: 1.0}, max_frames) for name, weight in weights.items() if weight > 0}
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank)
     trainer = run_trainer(
         trained, arguments, train, mix, randomness,
@@ -69,8 +70,14 @@ def held_out_losses(
 
 
 def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
-    """The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP."""
+    """
+    The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP. One of stage 2 comes as it
+    is, with its adapter.
+    """
     listener = F3AudioLMForConditionalGeneration.from_pretrained(arguments.init_from)
+    if listener.flow_head is not None and listener.prediction is None:
+        listener.audio_model.requires_grad_(False)
+        return listener
     values = {**listener.config.to_dict(), "code_loss_weight": 0.0}
     if values["flow_config"] is None:
         values["flow_config"] = {
@@ -91,11 +98,32 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
 
 
 def with_lora(model: F3AudioLMForConditionalGeneration, rank: int) -> "PeftModel":
-    """The model as a `PeftModel` that trains an adapter of its language model, and the parts around it in whole."""
+    """
+    The model as a `PeftModel` that trains an adapter of its language model, the one that it was loaded with or else a new one
+    of `rank`, and the parts around it in whole.
+    """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=list(TRAINED_ANYWAY))
-    return get_peft_model(model, config)
+    config, weights = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS), {}
+    if model._hf_peft_config_loaded:
+        config, weights = taken_out(model)
+    adapted = get_peft_model(model, replace(config, modules_to_save=list(TRAINED_ANYWAY), inference_mode=False))
+    adapted.load_state_dict(weights, strict=False)
+    return adapted
+
+
+def taken_out(model: F3AudioLMForConditionalGeneration) -> "tuple[LoraConfig, dict[str, torch.Tensor]]":
+    """The adapter that a model was loaded with, its weights named as a `PeftModel` names them; the model is left without."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    (config,) = model.peft_config.values()
+    weights = {f"base_model.model.{name}": weight for name, weight in model.state_dict().items() if ".lora_" in name}
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+    return config, weights
 
 
 def save(trained: "F3AudioLMForConditionalGeneration | PeftModel", processor: F3Processor, folder: Path) -> None:

@@ -90,7 +90,7 @@ class CTCHelper:
         head: from features to scores, first the blank's.
         weight: of the loss.
         connector: the part of the model whose audio tokens are scored in place of representations.
-        own_weight: of the loss that the model has without the helper.
+        own_weight: of the loss that the model has without the helper; at zero, training does not compute it.
     """
 
     def __init__(
@@ -105,15 +105,13 @@ class CTCHelper:
     ):
         self.model, self.name, self.connector = model, name, connector
         self.weight, self.own_weight = weight, own_weight
-        self.wanted = self.heard = self.audio_tokens = None
+        self.wanted = self.heard = None
         model.add_module(self.head_name, head)
         self.hooks = [
             model.register_forward_pre_hook(self._take, with_kwargs=True),
             tokenizer.register_forward_hook(self._hear),
             model.register_forward_hook(self._add_loss),
         ]
-        if connector is not None:
-            self.hooks.append(connector.register_forward_hook(self._hear_tokens))
 
     @property
     def head_name(self) -> str:
@@ -131,24 +129,23 @@ class CTCHelper:
 
     def _take(self, module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
         self.wanted = options.pop(self.name, None)
+        if self.own_weight == 0 and module.training:
+            options["return_loss"] = False
         return inputs, options
 
     def _hear(self, module, inputs: tuple, output) -> None:
         self.heard = output
 
-    def _hear_tokens(self, module, inputs: tuple, output: torch.Tensor) -> None:
-        self.audio_tokens = output
-
     def _add_loss(self, module, inputs: tuple, output) -> None:
         if self.wanted is not None:
-            frames = self.heard.latents_mask.sum(1)
-            if self.connector is None:
-                loss = self._loss(self.heard.last_hidden_state, frames)
-            else:
-                loss = self._loss(self.audio_tokens, token_counts(frames))
+            features, lengths = self.heard.last_hidden_state, self.heard.latents_mask.sum(1)
+            if self.connector is not None:
+                features, lengths = self.connector(features), token_counts(lengths)
+            loss = self._loss(features, lengths)
             setattr(output, self.loss_name, loss)
-            output.loss = self.own_weight * output.loss + self.weight * loss
-        self.wanted = self.heard = self.audio_tokens = None
+            own = 0.0 if output.loss is None else self.own_weight * output.loss
+            output.loss = own + self.weight * loss
+        self.wanted = self.heard = None
 
     def _loss(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """CTC per unit: first of each row that has units, then the mean of all rows."""

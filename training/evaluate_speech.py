@@ -161,7 +161,7 @@ def means(records: list[dict]) -> dict:
 
 def flow_losses(model: F3AudioLMForConditionalGeneration, processor: F3Processor, rows: Dataset) -> dict[str, float]:
     """The flow loss with all conditions, and with each of them taken away."""
-    speak = TaskMix(processor, {"speak": 1.0})
+    speak = TaskMix(processor, {"speak": 1.0}, max(rows["frames"]))
     batches = [
         speak([rows[index] for index in range(start, min(start + FLOW_ROWS, len(rows)))])
         for start in range(0, len(rows), FLOW_ROWS)

@@ -40,15 +40,17 @@ class LatentsCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         generator = self.randomness and self.randomness.generator()
-        crops = [self._crop(torch.as_tensor(latents_of(row)), generator) for row in rows]
+        crops = [crop(torch.as_tensor(latents_of(row)), self.max_frames, generator) for row in rows]
         latents = pad_sequence(crops, batch_first=True)
         lengths = torch.tensor([len(crop) for crop in crops])
         return {"latents": latents, "latents_mask": torch.arange(latents.shape[1]) < lengths[:, None]}
 
-    def _crop(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        spare = max(0, len(latents) - self.max_frames)
-        start = int(torch.randint(spare + 1, (), generator=generator)) if generator is not None else 0
-        return latents[start : start + self.max_frames]
+
+def crop(latents: torch.Tensor, max_frames: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Of `[T, D]` the first `max_frames`, or as many at a random place."""
+    spare = max(0, len(latents) - max_frames)
+    start = int(torch.randint(spare + 1, (), generator=generator)) if generator is not None else 0
+    return latents[start : start + max_frames]
 
 
 class TaskMix:
@@ -58,21 +60,29 @@ class TaskMix:
 
     Args:
         weights: how often each task of `f3_training.prompts` is drawn, relative to the others, by name.
+        max_frames: longer rows are cut for tasks that a part is enough for, and fit no others.
 
     Raises:
         `ValueError`: for a name that no task has.
     """
 
-    def __init__(self, processor: F3Processor, weights: dict[str, float], randomness: BatchRandomness | None = None):
+    def __init__(
+        self,
+        processor: F3Processor,
+        weights: dict[str, float],
+        max_frames: int,
+        randomness: BatchRandomness | None = None,
+    ):
         unknown = sorted(weights.keys() - TASKS.keys())
         if unknown:
             raise ValueError(f"unknown tasks {', '.join(unknown)}: choose from {', '.join(TASKS)}")
-        self.processor, self.randomness = processor, randomness
+        self.processor, self.max_frames, self.randomness = processor, max_frames, randomness
         self.weights = {TASKS[name]: weight for name, weight in weights.items() if weight > 0}
 
     def tasks_of(self, row: dict) -> list[Task]:
         """Those that fit a row."""
-        return [task for task in self.weights if task.text(row).strip()]
+        short = row["frames"] <= self.max_frames
+        return [task for task in self.weights if task.text(row).strip() and (short or not task.whole)]
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         generator = self.randomness and self.randomness.generator()
@@ -80,7 +90,8 @@ class TaskMix:
         for row in rows:
             task = self.task_for(row, generator)
             choice = int(torch.randint(2**16, (), generator=generator)) if generator is not None else 0
-            conversations.append(conversation(task, row, latents_of(row), choice))
+            latents = crop(torch.as_tensor(latents_of(row)), self.max_frames, generator)
+            conversations.append(conversation(task, row, latents, choice))
         return dict(self.processor.apply_chat_template(conversations, return_labels=True))
 
     def task_for(self, row: dict, generator: torch.Generator | None) -> Task:
@@ -93,8 +104,8 @@ class TaskMix:
         fitting = self.tasks_of(row)
         if not fitting:
             raise ValueError(
-                f"no task fits a row of kind {row['kind']!r}, language {row['language']!r}, text {row['text']!r}: leave out "
-                "rows of which nothing can be said"
+                f"no task fits a row of kind {row['kind']!r}, language {row['language']!r}, text {row['text']!r} and "
+                f"{row['frames']} frames: leave out rows of which nothing can be said"
             )
         if generator is None:
             return fitting[0]

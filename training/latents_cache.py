@@ -89,11 +89,7 @@ def load_latents(path: str | Path, split: str, autoencoder: F3AutoencoderModel |
         `LatentsCacheError`: without a record, for a split that is missing or unfinished, or for another autoencoder.
     """
     folder = Path(path)
-    if not (folder / RECORD).is_file():
-        raise LatentsCacheError(
-            f"{folder} holds no {RECORD}: write the latents with `python -m f3_training.latents_cache --output_dir {folder}`"
-        )
-    record = json.loads((folder / RECORD).read_text("utf-8"))
+    record = _record_in(folder)
     if split not in record["splits"]:
         raise LatentsCacheError(
             f"{folder} has the splits {', '.join(record['splits'])}, not {split!r}: add it with "
@@ -110,6 +106,24 @@ def load_latents(path: str | Path, split: str, autoencoder: F3AutoencoderModel |
             f"the one given ({given[:12]}): load that one, in fp32, or write the latents of this one to another folder"
         )
     return load_dataset(str(folder), split=split).with_format("numpy", columns=["latents"], output_all_columns=True)
+
+
+def splits_in(path: str | Path) -> list[str]:
+    """
+    The names of the splits.
+
+    Raises:
+        `LatentsCacheError`: without a record.
+    """
+    return list(_record_in(Path(path))["splits"])
+
+
+def _record_in(folder: Path) -> dict[str, Any]:
+    if not (folder / RECORD).is_file():
+        raise LatentsCacheError(
+            f"{folder} holds no {RECORD}: write the latents with `python -m f3_training.latents_cache --output_dir {folder}`"
+        )
+    return json.loads((folder / RECORD).read_text("utf-8"))
 
 
 def latents_of(row: dict[str, Any]) -> np.ndarray:

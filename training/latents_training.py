@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 
 from .latents_batches import BatchRandomness
-from .latents_cache import load_latents
+from .latents_cache import load_latents, splits_in
 from .machine import machine
 
 
@@ -104,10 +104,12 @@ def run_trainer(
     randomness: BatchRandomness,
     score: Callable,
     frame_rate: float,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Trainer:
     """
     Trains until the schedule ends or the time is over, from the last checkpoint if there is one. The process that writes
-    leaves `output_dir/training.json`: arguments, machine, steps, and the scores by step.
+    leaves `output_dir/training.json`: arguments, machine, steps, and the scores by step. The optimizer is AdamW unless another
+    is given.
     """
     output_dir = Path(arguments.output_dir)
     trainer = Trainer(
@@ -116,6 +118,7 @@ def run_trainer(
         train_dataset=rows,
         data_collator=collator,
         callbacks=[TimeBudget(arguments.max_minutes), randomness],
+        optimizers=(optimizer, None),
     )
     held_out = HeldOutHistory(score, trainer.log, frame_rate, output_dir / "history.json")
     trainer.add_callback(held_out)
@@ -164,26 +167,37 @@ def load_rows(
     arguments, split: str, autoencoder: F3AutoencoderModel, fits: Callable[[dict], bool] | None = None
 ) -> Dataset:
     """
-    The rows of all `arguments.latents`, of the chosen sources. With `fits`, only those that it accepts, it is shown all but
-    the latents, and that are not too long.
+    The rows of all `arguments.latents`, of the chosen sources, with `COLUMNS`. With `fits`, only those that it accepts: it is
+    shown all but the latents.
 
     Raises:
         `LatentsCacheError`: for latents of another autoencoder.
         `ValueError`: when no row is left.
     """
-    parts = [load_latents(folder, split, autoencoder).select_columns(list(COLUMNS)) for folder in arguments.latents]
-    rows = concatenate_datasets([part.with_format(None) for part in parts])
+    # some folders may be for training alone; where none has the split, the first one says so
+    folders = [folder for folder in arguments.latents if split in splits_in(folder)] or arguments.latents[:1]
+    parts = [load_latents(folder, split, autoencoder).with_format(None) for folder in folders]
+    rows = concatenate_datasets([described(part) for part in parts])
     kept = np.ones(len(rows), dtype=bool)
     if arguments.sources:
         kept &= np.isin(rows["source"], arguments.sources.split(","))
     if fits is not None:
-        kept &= np.asarray(rows["frames"]) <= arguments.max_seconds * autoencoder.config.frame_rate
         kept &= [bool(fits(row)) for row in rows.remove_columns("latents")]
     if not kept.any():
         raise ValueError(
-            f"no row of {', '.join(arguments.latents)}, split {split}, is left: check --sources, --max_seconds and --tasks"
+            f"no row of {', '.join(arguments.latents)}, split {split}, is left: check --sources, --max_seconds and --tasks; "
+            "tasks of speech need columns `text` and `language`, a code of f3_training.prompts"
         )
     return rows.select(np.flatnonzero(kept)).with_format("numpy", columns=["latents"], output_all_columns=True)
+
+
+def described(rows: Dataset) -> Dataset:
+    """`COLUMNS` alone. What the dataset does not say is empty, but that a row with a text is speech."""
+    for name in ("text", "kind", "language", "caption", "source"):
+        if name not in rows.column_names:
+            known = ["speech" if text else "" for text in rows["text"]] if name == "kind" else [""] * len(rows)
+            rows = rows.add_column(name, known)
+    return rows.select_columns(list(COLUMNS))
 
 
 def held_out_rows(rows: Dataset, arguments) -> Dataset:

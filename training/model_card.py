@@ -29,9 +29,10 @@ from transformers import AutoConfig
 from .reconstruction_report import markdown
 
 
+LICENCE = "apache-2.0"
 HEADER = """---
 library_name: transformers
-license: apache-2.0
+license: {licence}
 pipeline_tag: {task}
 tags:
 - audio
@@ -98,7 +99,7 @@ def autoencoder_card(
     config = AutoConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
     return card(
-        HEADER.format(task="audio-to-audio", name=model_dir.name),
+        HEADER.format(task="audio-to-audio", name=model_dir.name, licence=LICENCE),
         f"The autoencoder of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to normalised continuous "
         f"latents, {config.frame_rate:g} Hz x {config.latent_dim}, and back. {parameters / 1e6:.2f} M parameters, causal "
         f"but for {1000 * config.decoder_lookahead / config.frame_rate:g} ms in the decoder, no KL term: latents are "
@@ -124,7 +125,7 @@ def tokenizer_card(model_dir: Path, trainings: list[dict], reports: list[str], h
     config = AutoConfig.from_pretrained(model_dir)
     autoencoder = config.autoencoder_config
     return card(
-        HEADER.format(task="feature-extraction", name=model_dir.name),
+        HEADER.format(task="feature-extraction", name=model_dir.name, licence=LICENCE),
         f"The tokenizer of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to latents, "
         f"{autoencoder.frame_rate:g} Hz x {autoencoder.latent_dim}, and, by a causal encoder on them, to representations, "
         f"{autoencoder.frame_rate:g} Hz x {config.hidden_size}. The encoder learned to predict random codes of the next "
@@ -147,7 +148,7 @@ def audio_lm_card(model_dir: Path, trainings: list[dict], reports: list[str], hi
     config = AutoConfig.from_pretrained(model_dir)
     language_model = str(config.text_model_name_or_path)
     return card(
-        HEADER.format(task="any-to-any", name=model_dir.name),
+        HEADER.format(task="any-to-any", name=model_dir.name, licence=LICENCE),
         f"A language model that listens and speaks through the tokenizer of F3 (arXiv 2606.06357). The language model, "
         f"{language_model}, is fetched from where it is; this folder holds what is around it.",
         "## Use",

@@ -78,9 +78,14 @@ def orthogonalize(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 def hidden_matrices(model: torch.nn.Module, ends: tuple[str, ...]) -> tuple[list, list]:
-    """The weights of two or more dimensions of the layers that `ends` don't name, and all other parameters."""
+    """
+    The weights of two or more dimensions of the layers that `ends` don't name, and all other parameters; frozen ones are left
+    out.
+    """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         hidden = parameter.ndim >= 2 and not any(end in name.split(".") for end in ends)
         (matrices if hidden else others).append(parameter)
     return matrices, others

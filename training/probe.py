@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from .audio_dataset import decode_audio, load_audio_dataset
+from .latents_cache import autoencoder_fingerprint
 from .losses import MultiScaleSpectralLoss, log_mel, stft
 from .probe_tasks import COLUMNS, TASKS, Example, ProbeTask, select_examples, split_examples
 
@@ -99,16 +100,21 @@ def pooled_features(
 ) -> dict[str, dict[int, torch.Tensor]]:
     """
     The mean over the frames of each recording, `[D]`, by features and row: log-mel and latents as the first model hears
-    and makes them, and the representations of every model. Give `indices` by length to waste little on padding.
+    and makes them, and the representations of every model. Models with the same autoencoder share its work. Give `indices`
+    by length to waste little on padding.
     """
     pooled = {name: {} for name in (LOG_MEL, LATENTS, *models)}
     first = next(iter(models.values()))
+    autoencoders = {name: autoencoder_fingerprint(model.autoencoder) for name, model in models.items()}
     spectra = MultiScaleSpectralLoss(first.config.sampling_rate)
     for start in tqdm(range(0, len(indices), ENCODING_BATCH), desc="encoding", unit="batch"):
-        batch = indices[start : start + ENCODING_BATCH]
+        batch, encoded = indices[start : start + ENCODING_BATCH], {}
         for name, model in models.items():
-            samples, mask = decoded(dataset, batch, model.config.sampling_rate)
-            output = model.encode(samples[:, None], mask)
+            if autoencoders[name] not in encoded:
+                samples, mask = decoded(dataset, batch, model.config.sampling_rate)
+                encoded[autoencoders[name]] = model.autoencoder.encode(samples[:, None], mask)
+            known = encoded[autoencoders[name]]
+            output = model.encode(latents=known.latents, latents_mask=known.latents_mask)
             vectors = {name: masked_mean(output.last_hidden_state, output.latents_mask)}
             if model is first:
                 vectors[LOG_MEL] = pooled_log_mel(samples, mask, spectra)

@@ -17,12 +17,14 @@ class Task:
         prompts: ways to ask; `{language}` is replaced by the name of the row's language, and `{text}`, in tasks that are
             answered with the row's audio, by the words.
         spoken: whether the answer is the audio, and the words are in the question, not the other way round.
+        whole: whether all of the audio belongs to the words; if not, a part of it may stand for it.
     """
 
     name: str
     text: Callable[[dict], str]
     prompts: tuple[str, ...]
     spoken: bool = False
+    whole: bool = True
 
 
 LANGUAGES = {
@@ -53,6 +55,10 @@ def _kind(row: dict) -> str:
     return {"music": "This is music.", "effect": "This is a sound effect."}.get(row["kind"], "")
 
 
+def _language(row: dict) -> str:
+    return f"This is {LANGUAGES[row['language']]}." if row["kind"] == "speech" and row["language"] in LANGUAGES else ""
+
+
 def _english(row: dict) -> str:
     return row["text"] if row["kind"] == "speech" and row["language"] == "en" else ""
 
@@ -68,8 +74,9 @@ _ALL = (
             "Repeat the {language} sentence you hear.",
         ),
     ),
-    Task("caption", _caption, ("What makes this sound?", "Describe the sound.", "Name what you hear.")),
-    Task("kind", _kind, ("What kind of audio is this?", "Is this speech, music or a sound effect?")),
+    Task("caption", _caption, ("What makes this sound?", "Describe the sound.", "Name what you hear."), whole=False),
+    Task("kind", _kind, ("What kind of audio is this?", "Is this speech, music or a sound effect?"), whole=False),
+    Task("language", _language, ("Which language is this?", "Name the language that is spoken."), whole=False),
     Task("speak", _english, (SPEECH_REQUEST, "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True),
     Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True),
 )

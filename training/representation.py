@@ -9,6 +9,9 @@ Stage 1: trains the representation encoder on the latents of a frozen autoencode
 Without a language model the result, `output_dir/model`, is an [`F3ForPreTraining`]; with one it is an
 [`F3AudioLMForConditionalGeneration`] that refers to the language model, and the tokenizer lies in `output_dir/tokenizer`.
 Started again with the same `--output_dir`, it goes on where it stopped.
+
+On small machines it pays to begin with helpers, CTC on letters and on the language model's tokens: at `--text_loss_weight 0` the
+language model is not run, which is several times as fast, and a second run with `--init_from` its result goes on with it.
 """
 
 from dataclasses import dataclass, field
@@ -23,11 +26,15 @@ class RepresentationArguments:
     latents: list[str] = field(metadata={"help": "what f3_training.latents_cache wrote, one folder or several"})
     output_dir: str = field(metadata={"help": "checkpoints, logs and the resulting model; resumed from when it exists"})
     autoencoder: str | None = field(default=None, metadata={"help": "start with this autoencoder and a new encoder"})
-    init_from: str | None = field(default=None, metadata={"help": "or from this tokenizer (F3ForPreTraining)"})
+    init_from: str | None = field(default=None, metadata={"help": "or from this tokenizer or audio language model"})
     preset: str = field(default="nano", metadata={"help": "size of a new encoder: base or nano"})
     language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
-    text_loss_weight: float = field(default=1.0, metadata={"help": "of the language model's loss"})
-    code_loss_weight: float = field(default=1.0, metadata={"help": "of RQ-MTP beside a language model or letters"})
+    text_loss_weight: float = field(
+        default=1.0, metadata={"help": "of the language model's loss; at zero it is not run"}
+    )
+    code_loss_weight: float = field(
+        default=1.0, metadata={"help": "of RQ-MTP beside a language model or letters; at zero it is left out"}
+    )
     letter_loss_weight: float = field(
         default=0.0, metadata={"help": "of CTC on the letters of the texts, a helper that is thrown away"}
     )
@@ -40,12 +47,14 @@ class RepresentationArguments:
     )
     connector_hidden_size: int = 1024
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
-    max_seconds: float = field(default=10.0, metadata={"help": "crops of RQ-MTP; longest row beside a language model"})
+    max_seconds: float = field(
+        default=10.0, metadata={"help": "longer rows are cut, or left out where a text belongs to the whole"}
+    )
     max_steps: int = field(default=4000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
     batch_size: int = field(default=32, metadata={"help": "rows per process and step"})
     gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
     gradient_checkpointing: bool = False
