@@ -11,7 +11,7 @@ INSTALL = $(BIN)/pip install --quiet --no-compile --constraint requirements-test
 demo: $(VENV)/.ready-for-demo
 	$(BIN)/python -m f3_training.demo
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready $(VENV)/browser
 	$(BIN)/python -m pytest tests
 
 lint: $(VENV)/.ready
@@ -31,7 +31,7 @@ $(VENV)/.ready-for-demo: pyproject.toml requirements-tested.txt
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.ready-for-demo
-	$(INSTALL) --editable ".[cli,training,evaluation,test]"
+	$(INSTALL) --editable ".[app,cli,export,training,evaluation,test]"
 	# The newest torchaudio is built for CUDA. Beside a CPU build of torch its native extension cannot be loaded, and
 	# since transformers imports torchaudio wherever it is installed, `import transformers` would fail with it. Without
 	# that file torchaudio goes on with its Python code. Our packages do not need it; the tests compare with it.
@@ -40,3 +40,12 @@ $(VENV)/.ready: $(VENV)/.ready-for-demo
 		rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/_torchaudio.abi3.so; \
 	fi
 	touch $@
+
+# The browser that the page is tested in: Debian's, unpacked and not installed, with the libraries missing here. Where there
+# is no apt-get, the test takes a Chromium on the PATH or is skipped.
+$(VENV)/browser: APT = apt-get --quiet=2 -o Debug::NoLocking=1 -o Dir::State::Lists=$(abspath $@.apt)/lists -o Dir::Cache=$(abspath $@.apt)
+$(VENV)/browser: | $(VENV)/.ready
+	-mkdir -p $@.apt/lists/partial $@.apt/archives/partial && $(APT) update && \
+	$(APT) install --yes --download-only --no-install-recommends chromium-headless-shell && \
+	for package in $@.apt/archives/*.deb; do dpkg -x $$package $@.apt/root || exit 1; done && \
+	mv $@.apt/root $@ && rm -rf $@.apt

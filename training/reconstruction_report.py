@@ -201,16 +201,23 @@ def plot_spectrograms(examples: list[tuple[str, str, np.ndarray, np.ndarray]], r
 
     figure = Figure(figsize=(12, 2.6 * len(examples)), layout="constrained")
     axes = figure.subplots(len(examples), 2, squeeze=False, sharex="row", sharey=True)
-    for row, (kind, name, *pair) in zip(axes, examples, strict=True):
-        levels = [20 * np.log10(np.abs(stft(samples, PLOT_WINDOW)) + 1e-9) for samples in pair]
-        top, extent = levels[0].max(), (0, len(pair[0]) / rate, 0, rate / 2)
-        for axis, title, image in zip(row, ("original", "reconstruction"), levels, strict=True):
-            axis.imshow(image, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
-            axis.set_title(f"{title}: {kind}, {name}", fontsize=9)
-        row[0].set_ylabel("Hz")
+    for row, (kind, name, original, decoded) in zip(axes, examples, strict=True):
+        titled = {f"original: {kind}, {name}": original, f"reconstruction: {kind}, {name}": decoded}
+        draw_spectrograms(row, titled, rate)
     for axis in axes[-1]:
         axis.set_xlabel("s")
     figure.savefig(path, dpi=75)
+
+
+def draw_spectrograms(axes, waveforms: dict[str, np.ndarray], rate: int) -> None:
+    """Waveforms `[N]` by title, one in each of the axes, all over 80 dB below the loudest of the first."""
+    levels = [20 * np.log10(np.abs(stft(samples, PLOT_WINDOW)) + 1e-9) for samples in waveforms.values()]
+    top = levels[0].max()
+    for axis, (title, samples), image in zip(axes, waveforms.items(), levels, strict=True):
+        extent = (0, len(samples) / rate, 0, rate / 2)
+        axis.imshow(image, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
+        axis.set_title(title, fontsize=9)
+    axes[0].set_ylabel("Hz")
 
 
 def plot_noise(curve: list[dict], path: Path) -> None:
