@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from configuration_f3.configuration_autoencoder import F3AutoencoderConfig
 from torch import nn
 from transformers import initialization as init
+from transformers.utils import is_torchdynamo_exporting
 
 from .causal_conv import CausalConv2d, name_streaming_layers
 from .ladder import ACTIVATIONS, DecoderProjection, DownStage, EncoderProjection, UpStage
@@ -23,6 +24,10 @@ class F3AutoencoderPreTrainedModel(F3PreTrainedModel):
     config: F3AutoencoderConfig
     base_model_prefix = "autoencoder"
     _no_split_modules = ["DownStage", "UpStage"]
+    # It has no attention, and so goes along with any kind of it that is asked of a model around it.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -158,10 +163,9 @@ class F3AutoencoderModel(F3AutoencoderPreTrainedModel):
             `ValueError`: for another shape, a type that is not floating point, no samples, or a mask that does not fit.
         """
         samples, lengths = self._samples_and_lengths(input_values, padding_mask)
-        pieces, state = self._pad_to_hop(samples).split(FRAMES_PER_PIECE * self.config.hop_length, dim=1), None
-        if len(pieces) > 1:
-            state = F3StreamingState()
-        latents = torch.cat([self.normalize(self.encoder(piece, state)) for piece in pieces], dim=1)
+        latents = self.normalize(
+            _in_pieces(self.encoder, self._pad_to_hop(samples), FRAMES_PER_PIECE * self.config.hop_length)
+        )
         latents_mask = self._frame_mask(lengths, latents.shape[1])
         output = F3AutoencoderEncoderOutput(latents * latents_mask.unsqueeze(-1), latents_mask, lengths)
         return self._returned(output, return_dict)
@@ -190,17 +194,14 @@ class F3AutoencoderModel(F3AutoencoderPreTrainedModel):
         lengths = frames * self.config.hop_length
         if audio_lengths is not None:
             fits = tuple(audio_lengths.shape) == tuple(lengths.shape)
-            if not fits or bool(((audio_lengths < 1) | (audio_lengths > lengths)).any()):
+            if not fits or _any((audio_lengths < 1) | (audio_lengths > lengths)):
                 raise ValueError(
                     f"audio_lengths {audio_lengths.tolist()} do not fit latents of {frames.tolist()} frames x "
                     f"{self.config.hop_length} samples: pass one length per item, from 1 to that many samples"
                 )
             lengths = audio_lengths.to(lengths)
         valid = latents.float() * _length_mask(frames, latents.shape[1]).unsqueeze(-1)
-        pieces, state = self._wait_for_lookahead(valid).split(FRAMES_PER_PIECE, dim=1), None
-        if len(pieces) > 1:
-            state = F3StreamingState()
-        samples = torch.cat([self.decoder(piece, state) for piece in pieces], dim=1)[:, self._delay :]
+        samples = _in_pieces(self.decoder, self._wait_for_lookahead(valid), FRAMES_PER_PIECE)[:, self._delay :]
         output = F3AutoencoderDecoderOutput(_trim(samples, lengths), lengths)
         return self._returned(output, return_dict)
 
@@ -309,18 +310,33 @@ class F3AutoencoderModel(F3AutoencoderPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
+def _in_pieces(network: nn.Module, steps: torch.Tensor, size: int) -> torch.Tensor:
+    """
+    What `network` makes of steps [B, n, ...], `size` at a time with a state between them. An exported graph has no loop: it
+    takes all of them at once.
+    """
+    if is_torchdynamo_exporting() or steps.shape[1] <= size:
+        return network(steps)
+    state = F3StreamingState()
+    return torch.cat([network(piece, state) for piece in steps.split(size, dim=1)], dim=1)
+
+
 def _checked_lengths(mask: torch.Tensor, shape: torch.Size, name: str, unit: str) -> torch.Tensor:
     """Items' lengths from a mask that must be ones, then zeros."""
     if tuple(mask.shape) != tuple(shape):
         raise ValueError(f"{name} {list(mask.shape)} does not fit {list(shape)} = [batch, {unit}]")
     kept = mask != 0
     lengths = kept.sum(1)
-    if not torch.compiler.is_compiling():
-        if bool((kept != _length_mask(lengths, shape[1])).any()):
-            raise ValueError(f"{name} must be ones followed by zeros: pad at the end of each item")
-        if bool((lengths == 0).any()):
-            raise ValueError(f"{name} leaves no {unit} of item {int((lengths == 0).nonzero()[0, 0])}")
+    if _any(kept != _length_mask(lengths, shape[1])):
+        raise ValueError(f"{name} must be ones followed by zeros: pad at the end of each item")
+    if _any(lengths == 0):
+        raise ValueError(f"{name} leaves no {unit} of item {int((lengths == 0).nonzero()[0, 0])}")
     return lengths
+
+
+def _any(wrong: torch.Tensor) -> bool:
+    """Whether any element is true; no values are known, so none is, while a graph is traced."""
+    return not torch.compiler.is_compiling() and bool(wrong.any())
 
 
 def _length_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
@@ -329,5 +345,5 @@ def _length_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
 
 def _trim(samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """[B, N] to [B, 1, longest item], zero after the end of each item."""
-    samples = samples[:, : int(lengths.max())]
+    samples = samples[:, : lengths.max().item()]
     return (samples * _length_mask(lengths, samples.shape[1]))[:, None]

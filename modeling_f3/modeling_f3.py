@@ -7,7 +7,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutput, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 
 from .latent_bottleneck import draw_noise
 from .model_outputs import F3AutoencoderDecoderOutput, F3ForPreTrainingOutput, F3Output
@@ -171,7 +171,8 @@ class F3Model(F3RepresentationPreTrainedModel):
         pieces: attention to all of it at once would grow with the square of its length.
         """
         wants_layers = kwargs["output_hidden_states"] or kwargs["output_attentions"]
-        if torch.is_grad_enabled() or wants_layers or latents.shape[1] <= FRAMES_PER_PIECE:
+        whole = torch.is_grad_enabled() or wants_layers or is_torchdynamo_exporting()
+        if whole or latents.shape[1] <= FRAMES_PER_PIECE:
             return self.encoder(latents, past_key_values=past_key_values, use_cache=use_cache, **kwargs)
         pieces = []
         for piece in latents.split(FRAMES_PER_PIECE, dim=1):
@@ -208,7 +209,7 @@ class F3ForPreTraining(F3RepresentationPreTrainedModel):
         Args:
             noise: `[B, T, D]` on the latents that the encoder reads. Without it, training mode draws it as the
                 configuration says, and evaluation mode adds none.
-            return_loss: always true in effect; it tells `Trainer` that no labels are needed.
+            return_loss: predict codes at all. That it is true by default tells `Trainer` that no labels are needed.
 
         The other arguments are those of [`F3Model`].
         """
@@ -219,14 +220,16 @@ class F3ForPreTraining(F3RepresentationPreTrainedModel):
         if noise is None and self.training and latents is not None:
             noise = draw_latent_noise(latents.shape, self.config)
         output = self.model(input_values, latents=latents, latents_mask=latents_mask, noise=noise, **kwargs)
+        seen = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        if not return_loss:
+            return F3ForPreTrainingOutput(**seen)
         predicted = self.prediction(output.last_hidden_state, output.latents, output.latents_mask)
         return F3ForPreTrainingOutput(
             loss=predicted.loss,
             logits=predicted.logits,
             code_losses=tuple(predicted.losses),
             codes=predicted.codes,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            **seen,
         )
 
 

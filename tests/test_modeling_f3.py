@@ -127,6 +127,13 @@ def test_eager_and_sdpa_attention_agree_and_layers_can_be_seen():
     assert len(output.attentions) == 2 and output.attentions[0].shape == (2, 4, 15, 15)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_can_be_chosen_on_loading(attention, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = F3Model.from_pretrained(tmp_path, attn_implementation=attention)
+    assert model.encoder.body.config._attn_implementation == attention
+
+
 def test_bf16_keeps_the_decoder_in_fp32_and_stays_close(tmp_path):
     model = tiny_tokenizer()
     model.save_pretrained(tmp_path)
@@ -192,6 +199,15 @@ def test_a_head_may_start_at_random_and_nothing_else(tmp_path):
     lacking.save_pretrained(tmp_path / "lacking", state_dict=weights)
     with pytest.raises(RuntimeError, match="lacks 9 weights of F3ForCTC"):
         F3ForCTC.from_pretrained(tmp_path / "lacking")
+
+
+def test_codes_are_predicted_only_if_asked_for():
+    model = tiny_tokenizer(F3ForPreTraining).eval()
+    latents = noise(2, 9, 4)
+    output = model(latents=latents, return_loss=False, output_hidden_states=True)
+    assert output.loss is output.logits is output.codes is None
+    expected = model(latents=latents, output_hidden_states=True)
+    assert expected.loss > 0 and torch.equal(output.hidden_states[-1], expected.hidden_states[-1])
 
 
 def test_training_leaves_the_autoencoder_as_it_was(tmp_path):
