@@ -4,10 +4,10 @@ The exported autoencoder with 8-bit weights: what they cost and what they gain, 
     python -m f3_training.quantize model_cards/f3-autoencoder-nano-16khz --recording tests/fixtures/tt-allbusy.flac \\
         --output_dir quantized
 
-Dynamic quantisation by ONNX Runtime, for the CPU: weights of convolutions and linear layers become integers, and so does what
-these are given, with one scale for each tensor of it, found anew in every run. Transposed convolutions, the Fourier transforms
-and all that lies between stay in fp32. Writes the graphs to `fp32/` and `int8/`, and their sizes, speeds and scores beside
-those of the model to `quantization.json`.
+Dynamic quantisation by ONNX Runtime, for the CPU: weights of convolutions and linear layers become integers, and so
+does what these are given, with one scale for each tensor of it, found anew in every run. Transposed convolutions, the
+Fourier transforms and all that lies between stay in fp32. Writes the graphs to `fp32/` and `int8/`, and their sizes,
+speeds and scores beside those of the model to `quantization.json`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Codec = tuple[Callable[[Tensors], Tensors], Callable[[Tensors], Tensors]]  # wha
 
 
 def quantize(source: Path, target: Path, window: int) -> None:
-    """Writes the graph in `source` with 8-bit weights to `target`; `window` is that of its Fourier transform, in samples."""
+    """Writes the graph in `source` with 8-bit weights to `target`; `window` is that of its Fourier transform."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -55,8 +55,9 @@ def quantize(source: Path, target: Path, window: int) -> None:
 @torch.inference_mode()
 def measure(codecs: dict[str, Codec], samples: np.ndarray, rate: int, rounds: int) -> dict[str, dict[str, float]]:
     """
-    Of each codec, for `samples` [N]: PESQ-WB and STOI of the reconstruction, the largest difference of a latent from the
-    first codec's, and the milliseconds that a second of audio takes, the median of `rounds` in which all take turns.
+    Of each codec, for `samples` [N]: PESQ-WB and STOI of the reconstruction, the largest difference of a latent from
+    those of the first, and the milliseconds that a second of audio takes: the median and the minimum of `rounds` in
+    which all take turns.
     """
     audio = {
         "input_values": torch.from_numpy(samples)[None, None],
