@@ -209,7 +209,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                 are computed.
             spoken: `[A]`, true for the audios to be learned as speech.
 
-        Audio without `input_ids` is not read by the language model: the loss is that of RQ-MTP alone.
+        Audio without `input_ids` is not read by the language model: the loss is that of RQ-MTP alone, `None` without its heads.
 
         Raises:
             `ValueError`: when placeholders and audio do not match, the text is longer than the language model reads, or
@@ -217,8 +217,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         """
         audio = self._audio(input_values, padding_mask, latents, latents_mask)
         losses = self._code_losses(audio)
-        if losses and input_ids is None and inputs_embeds is None:
-            return F3AudioLMOutput(loss=self._total(losses), **losses)
+        if audio is not None and input_ids is None and inputs_embeds is None:
+            return F3AudioLMOutput(loss=self._total(losses) if losses else None, **losses)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
         self._check_length(inputs_embeds, attention_mask)

@@ -76,6 +76,8 @@ def test_audio_without_text_is_not_read_by_the_language_model(tmp_path, monkeypa
     output = model(latents=latents)
     assert output.logits is None
     torch.testing.assert_close(output.loss, model.config.code_loss_weight * alone.loss)
+    model.prediction = None
+    assert model(latents=latents).loss is None
 
 
 def test_in_training_logits_are_computed_for_the_answers_only_and_the_loss_is_the_same(tmp_path):

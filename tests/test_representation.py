@@ -15,6 +15,7 @@ from f3_training.representation import RepresentationArguments
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
 from f3_training.representation_training import train_representation
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Config, F3ForPreTraining, F3Model
+from safetensors.torch import load_file
 from tiny import TINY_ENCODER, noise, saved_parts, tiny_model, tiny_processor, tiny_tokenizer, write_latents
 
 
@@ -202,6 +203,21 @@ def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path, monkeypa
     assert begun["text_ce"] > 0 and begun["code_ce_1"] == pytest.approx(history[-1]["code_ce_1"], rel=1e-3)
 
 
+def test_tokens_alone_teach_without_codes_and_without_the_language_model(data, tmp_path):
+    audio, text = saved_parts(tmp_path)
+    run = arguments(
+        data, tmp_path / "run", autoencoder=None, init_from=str(audio), language_model=str(text), max_steps=30,
+        evaluation_steps=30, connector_hidden_size=20, learning_rate=1e-2, token_loss_weight=1.0, text_loss_weight=0.0,
+        code_loss_weight=0.0,
+    )  # fmt: skip
+    train_representation(run)
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history[-1]["tokens_loss"] < 0.7 * history[0]["tokens_loss"] and "code_ce_1" not in history[-1]
+    names = load_file(tmp_path / "run" / "tokenizer" / "model.safetensors").keys()
+    assert names and not any("prediction" in name for name in names)  # random heads are no use to anybody
+    assert isinstance(F3Model.from_pretrained(tmp_path / "run" / "tokenizer"), F3Model)
+
+
 def test_token_scores_are_products_with_embeddings():
     embeddings = noise(5, 8)
     head = EmbeddingHead(embeddings)
@@ -243,6 +259,10 @@ def test_a_folder_may_be_for_training_alone_beside_one_with_held_out_rows(data, 
     both = arguments(data, tmp_path, latents=[str(tmp_path / "latents"), str(data / "latents")])
     rows = {split: len(load_rows(both, split, tiny_model())) for split in ("train", "validation")}
     assert rows == {"train": 3 + 21, "validation": 4}
+    write_latents(tmp_path / "held-out", tiny_model(), {"validation": [speech(0)]})
+    swapped_roles = arguments(data, tmp_path, latents=[str(data / "latents"), str(tmp_path / "held-out" / "latents")])
+    with pytest.raises(LatentsCacheError, match="has the splits validation, not 'train'"):
+        load_rows(swapped_roles, "train", tiny_model())
     alone = arguments(data, tmp_path, latents=[str(tmp_path / "latents")])
     with pytest.raises(LatentsCacheError, match="has the splits train, not 'validation'"):
         load_rows(alone, "validation", tiny_model())

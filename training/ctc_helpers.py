@@ -75,7 +75,8 @@ class EmbeddingHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1 + len(embeddings)))
 
     def forward(self, audio_tokens: torch.Tensor) -> torch.Tensor:
-        return F.linear(audio_tokens, torch.cat([self.blank[None], self.embeddings]), self.bias)
+        blank, texts = F.linear(audio_tokens, self.blank[None]), F.linear(audio_tokens, self.embeddings)
+        return torch.cat([blank, texts], dim=-1) + self.bias
 
 
 class CTCHelper:

@@ -175,7 +175,9 @@ def load_rows(
         `ValueError`: when no row is left.
     """
     # some folders may be for training alone; where none has the split, the first one says so
-    folders = [folder for folder in arguments.latents if split in splits_in(folder)] or arguments.latents[:1]
+    folders = arguments.latents
+    if split != "train":
+        folders = [folder for folder in folders if split in splits_in(folder)] or folders[:1]
     parts = [load_latents(folder, split, autoencoder).with_format(None) for folder in folders]
     rows = concatenate_datasets([described(part) for part in parts])
     kept = np.ones(len(rows), dtype=bool)

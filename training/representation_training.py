@@ -159,14 +159,18 @@ def calibrate(model: PreTrainedModel, rows: Dataset, seed: int) -> None:
 
 
 def save(model: PreTrainedModel, processor: F3Processor | None, output_dir: Path) -> None:
-    """`model`, with its feature extractor or processor; of an audio language model also the tokenizer, as `tokenizer`."""
+    """
+    `model`, with its feature extractor or processor; of an audio language model also the tokenizer, as `tokenizer`, with the
+    heads of RQ-MTP if the model has any.
+    """
     model.save_pretrained(output_dir / "model")
     feature_extractor = F3FeatureExtractor(sampling_rate=model.config.sampling_rate)
     (processor or feature_extractor).save_pretrained(output_dir / "model")
     if processor is not None:
-        tokenizer = F3ForPreTraining(model.config.audio_config)
-        tokenizer.model.load_state_dict(model.audio_model.state_dict())
+        tokenizer = model.audio_model
         if model.prediction is not None:
+            tokenizer = F3ForPreTraining(model.config.audio_config)
+            tokenizer.model.load_state_dict(model.audio_model.state_dict())
             tokenizer.prediction.load_state_dict(model.prediction.state_dict())
         tokenizer.save_pretrained(output_dir / "tokenizer")
         feature_extractor.save_pretrained(output_dir / "tokenizer")
