@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import torch
 from f3_training.model_card import (
     audio_lm_card,
@@ -9,7 +10,8 @@ from f3_training.model_card import (
     training_section,
     write_weights,
 )
-from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel, F3ForPreTraining, F3Processor
+from f3_training.tokenizer_picture import draw
+from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel, F3ForPreTraining, F3Model, F3Processor
 from safetensors.torch import load_file
 from tiny import noise, tiny_audio_lm, tiny_feature_extractor, tiny_model, tiny_processor, tiny_tokenizer
 
@@ -98,6 +100,19 @@ def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path
         assert "### More" in text and '`{"max_steps": 4}`' in text
         assert "| 0 | 0 | 0.0 | 2.500 |  |" in text and "| 4 | 3 | 2.0 | 1.250 | 3.000 |" in text
         assert "in 3 minutes (40 times real time) on 2 cores" in text
+
+
+def test_the_picture_is_of_what_the_model_makes_and_the_card_shows_it(tmp_path):
+    model, samples = tiny_tokenizer(F3Model), noise(1600).numpy()
+    figure = draw(model, samples)
+    _, latents, representations, _ = (np.asarray(axis.images[0].get_array()) for axis in figure.axes)
+    encoded = model.encode(torch.from_numpy(samples)[None, None])
+    np.testing.assert_allclose(latents, encoded.latents[0].T, atol=1e-6)
+    np.testing.assert_allclose(representations, encoded.last_hidden_state[0].detach().T, atol=1e-6)
+    model.save_pretrained(tmp_path)
+    assert "](tokenizer.png)" not in tokenizer_card(tmp_path, [], [])
+    figure.savefig(tmp_path / "tokenizer.png")
+    assert "](tokenizer.png)" in tokenizer_card(tmp_path, [], [])
 
 
 def test_published_weights_of_every_kind_load_again(tmp_path):

@@ -188,7 +188,8 @@ def test_tokens_teach_the_connector_and_are_thrown_away(data, tmp_path, monkeypa
         patch.setattr("transformers.LlamaForCausalLM.forward", None)
         train_representation(aligning)
     history = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert history[-1]["tokens_loss"] < 0.7 * history[0]["tokens_loss"]
+    for loss in ("tokens_loss", "embedding_distance"):
+        assert history[-1][loss] < 0.7 * history[0][loss], loss
     without = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
         audio, text, connector_hidden_size=20, **tiny_processor().token_ids
     )
@@ -218,13 +219,17 @@ def test_tokens_alone_teach_without_codes_and_without_the_language_model(data, t
     assert isinstance(F3Model.from_pretrained(tmp_path / "run" / "tokenizer"), F3Model)
 
 
-def test_token_scores_are_products_with_embeddings():
-    embeddings = noise(5, 8)
+def test_an_audio_token_at_an_embedding_is_sure_of_its_token_and_has_nowhere_to_go():
+    embeddings = torch.nn.functional.normalize(noise(5, 8), dim=1)
     head = EmbeddingHead(embeddings)
     scores = head(embeddings)
+    assert scores.argmax(-1).tolist() == list(range(5)) and head.distance(embeddings, 100 * scores).max() < 1e-3
+    between = embeddings[:2].mean(0)
+    sure_of_one = torch.tensor([100.0, 0, 0, 0, 0])
     centred = embeddings - embeddings.mean(0)
-    torch.testing.assert_close(scores[:, 1:], embeddings @ centred.T)
-    assert scores[:, 0].abs().max() == 0 and "embeddings" not in head.state_dict()
+    expected = (between - embeddings[0]).square().sum() / centred.square().sum(1).mean()
+    torch.testing.assert_close(head.distance(between, sure_of_one), expected)
+    assert "embeddings" not in head.state_dict()
 
 
 def test_a_language_model_that_teaches_nothing_is_refused(data, tmp_path):
@@ -266,6 +271,15 @@ def test_a_folder_may_be_for_training_alone_beside_one_with_held_out_rows(data, 
     alone = arguments(data, tmp_path, latents=[str(tmp_path / "latents")])
     with pytest.raises(LatentsCacheError, match="has the splits train, not 'validation'"):
         load_rows(alone, "validation", tiny_model())
+
+
+def test_texts_in_other_languages_are_not_learned_but_their_audio_is(tmp_path):
+    write_latents(tmp_path, tiny_model(), {"train": [speech(0), {**speech(1), "language": "de"}]})
+    everything, english = (
+        load_rows(arguments(tmp_path, tmp_path, languages=languages), "train", tiny_model()) for languages in ("", "en")
+    )
+    assert everything["text"] == [speech(0)["text"], speech(1)["text"]] and english["text"] == [speech(0)["text"], ""]
+    assert english["kind"] == ["speech", "speech"] and english["frames"] == everything["frames"]
 
 
 def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own():

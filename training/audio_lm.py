@@ -32,6 +32,9 @@ class AudioLMArguments:
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})
     flow_layers: int = field(default=3, metadata={"help": "layers of a new flow head"})
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
+    languages: str = field(
+        default="", metadata={"help": "comma-separated codes, to learn the texts of some languages only"}
+    )
     max_seconds: float = field(
         default=10.0, metadata={"help": "longer rows are cut, or left out where a text belongs to the whole"}
     )

@@ -1,7 +1,9 @@
 """
 Helpers of stage 1: CTC on the texts of speech, by heads that are thrown away afterwards. Through the frozen language model
 alone, the first thousands of steps teach the encoder little about what is said. Letters teach the encoder at once; the
-language model's own tokens, scored by its input embeddings, teach the connector where these embeddings lie.
+language model's own tokens, scored by its input embeddings, let the connector write what it hears in the language model's own
+code: given the embeddings of a sentence's tokens in the places of audio, among those of `FILLER`, a language model that never
+heard anything repeats the sentence.
 """
 
 import re
@@ -10,13 +12,16 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from modeling_f3.connector import token_counts
+from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_f3 import F3Model
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 
+FILLER = "_"  # where there is no token; zeros or the vectors around audio confuse the language model far more
 NOTHING = -100
+SURENESS = 20.0  # score of a text token, above all others, for an audio token that equals its embedding
 
 
 def spelled(text: str) -> str:
@@ -63,20 +68,29 @@ class CTCCollator:
 
 class EmbeddingHead(nn.Module):
     """
-    Scores [..., 1 + V] of audio tokens [..., width]: their products with the embeddings [V, width] of V text tokens, which
-    stay as they are, after one for the blank.
+    Scores [..., V] of audio tokens [..., width]: their products with the embeddings [V, width] of V text tokens, which stay as
+    they are. The first of these is one that says nothing, the blank.
     """
 
     def __init__(self, embeddings: torch.Tensor):
         super().__init__()
-        centred = embeddings - embeddings.mean(0)  # what all tokens share tells none from another
-        self.register_buffer("embeddings", centred.detach().clone(), persistent=False)
-        self.blank = nn.Parameter(torch.zeros(embeddings.shape[1]))
-        self.bias = nn.Parameter(torch.zeros(1 + len(embeddings)))
+        self.register_buffer("embeddings", embeddings.detach().clone(), persistent=False)
+        self.register_buffer("common", embeddings.detach().mean(0), persistent=False)
+        self.spread = (embeddings - self.common).float().square().sum(1).mean().item()
+        self.bias = nn.Parameter(torch.zeros(len(embeddings)))
 
     def forward(self, audio_tokens: torch.Tensor) -> torch.Tensor:
-        blank, texts = F.linear(audio_tokens, self.blank[None]), F.linear(audio_tokens, self.embeddings)
-        return torch.cat([blank, texts], dim=-1) + self.bias
+        # what all embeddings share tells none from another; an audio token that equals one shall be sure of it
+        distinct = SURENESS / self.spread * (self.embeddings - self.common)
+        return F.linear(audio_tokens.to(distinct.dtype), distinct) + self.bias
+
+    def distance(self, audio_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """
+        Squared distances [...] of audio tokens to the mean of the embeddings under their scores, relative to how far
+        embeddings lie apart: the language model can read what lies among them.
+        """
+        meant = (scores.detach().softmax(-1).to(self.embeddings.dtype) @ self.embeddings).float()
+        return (audio_tokens.float() - meant).square().sum(-1) / self.spread
 
 
 class CTCHelper:
@@ -90,7 +104,6 @@ class CTCHelper:
         name: of the units.
         head: from features to scores, first the blank's.
         weight: of the loss.
-        connector: the part of the model whose audio tokens are scored in place of representations.
         own_weight: of the loss that the model has without the helper; at zero, training does not compute it.
     """
 
@@ -101,10 +114,9 @@ class CTCHelper:
         name: str,
         head: nn.Module,
         weight: float,
-        connector: nn.Module | None = None,
         own_weight: float = 1.0,
     ):
-        self.model, self.name, self.connector = model, name, connector
+        self.model, self.name = model, name
         self.weight, self.own_weight = weight, own_weight
         self.wanted = self.heard = None
         model.add_module(self.head_name, head)
@@ -119,8 +131,9 @@ class CTCHelper:
         return f"{self.name}_head"
 
     @property
-    def loss_name(self) -> str:
-        return f"{self.name}_loss"
+    def loss_names(self) -> tuple[str, ...]:
+        """What the outputs of the model have more."""
+        return (f"{self.name}_loss",)
 
     def detach(self) -> None:
         """Leaves the model as it was, but for what it has learned."""
@@ -139,21 +152,24 @@ class CTCHelper:
 
     def _add_loss(self, module, inputs: tuple, output) -> None:
         if self.wanted is not None:
-            features, lengths = self.heard.last_hidden_state, self.heard.latents_mask.sum(1)
-            if self.connector is not None:
-                features, lengths = self.connector(features), token_counts(lengths)
-            loss = self._loss(features, lengths)
-            setattr(output, self.loss_name, loss)
+            losses = self._losses(self.heard.last_hidden_state, self.heard.latents_mask.sum(1))
+            for name, loss in zip(self.loss_names, losses, strict=True):
+                setattr(output, name, loss)
             own = 0.0 if output.loss is None else self.own_weight * output.loss
-            output.loss = own + self.weight * loss
+            output.loss = own + self.weight * sum(losses)
         self.wanted = self.heard = None
 
-    def _loss(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _losses(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self._ctc(self._scores(features), lengths),)
+
+    def _scores(self, features: torch.Tensor) -> torch.Tensor:
+        return getattr(self.model, self.head_name)(features).float()
+
+    def _ctc(self, scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """CTC per unit: first of each row that has units, then the mean of all rows."""
         kept = self.wanted != NOTHING
-        logits = getattr(self.model, self.head_name)(features).float()
         losses = F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1),
+            scores.log_softmax(-1).transpose(0, 1),
             self.wanted[kept],
             lengths,
             kept.sum(1),
@@ -161,3 +177,29 @@ class CTCHelper:
             zero_infinity=True,  # more units than the features have places for
         )
         return torch.where(kept.any(1), losses / kept.sum(1).clamp(min=1), 0.0).mean()
+
+
+class TokensHelper(CTCHelper):
+    """
+    The same for the audio tokens of the connector and the language model's own tokens; audio tokens are drawn to the
+    embeddings of what they mean as well, which the language model can read.
+
+    Args:
+        model: an audio language model.
+        embeddings: `[1 + V, width]` of the language model, first that of the blank.
+        weight: of the losses.
+    """
+
+    def __init__(self, model: F3AudioLMForConditionalGeneration, name: str, embeddings: torch.Tensor, weight: float):
+        super().__init__(model, model.audio_model, name, EmbeddingHead(embeddings), weight)
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        return (*super().loss_names, "embedding_distance")
+
+    def _losses(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        audio_tokens, counts = self.model.connector(features), token_counts(lengths)
+        scores = self._scores(audio_tokens)
+        distances = getattr(self.model, self.head_name).distance(audio_tokens, scores)
+        heard = torch.arange(distances.shape[1], device=distances.device) < counts[:, None]
+        return self._ctc(scores, counts), distances[heard].mean()

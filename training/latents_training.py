@@ -167,8 +167,8 @@ def load_rows(
     arguments, split: str, autoencoder: F3AutoencoderModel, fits: Callable[[dict], bool] | None = None
 ) -> Dataset:
     """
-    The rows of all `arguments.latents`, of the chosen sources, with `COLUMNS`. With `fits`, only those that it accepts: it is
-    shown all but the latents.
+    The rows of all `arguments.latents`, of the chosen sources, with `COLUMNS`, without texts in other languages than the chosen
+    ones. With `fits`, only those that it accepts: it is shown all but the latents.
 
     Raises:
         `LatentsCacheError`: for latents of another autoencoder.
@@ -180,6 +180,9 @@ def load_rows(
         folders = [folder for folder in folders if split in splits_in(folder)] or folders[:1]
     parts = [load_latents(folder, split, autoencoder).with_format(None) for folder in folders]
     rows = concatenate_datasets([described(part) for part in parts])
+    if arguments.languages:
+        known = np.isin(rows["language"], arguments.languages.split(","))
+        rows = rows.remove_columns("text").add_column("text", np.where(known, rows["text"], "").tolist())
     kept = np.ones(len(rows), dtype=bool)
     if arguments.sources:
         kept &= np.isin(rows["source"], arguments.sources.split(","))
@@ -187,8 +190,8 @@ def load_rows(
         kept &= [bool(fits(row)) for row in rows.remove_columns("latents")]
     if not kept.any():
         raise ValueError(
-            f"no row of {', '.join(arguments.latents)}, split {split}, is left: check --sources, --max_seconds and --tasks; "
-            "tasks of speech need columns `text` and `language`, a code of f3_training.prompts"
+            f"no row of {', '.join(arguments.latents)}, split {split}, is left: check --sources, --languages, --max_seconds and "
+            "--tasks; tasks of speech need columns `text` and `language`, a code of f3_training.prompts"
         )
     return rows.select(np.flatnonzero(kept)).with_format("numpy", columns=["latents"], output_all_columns=True)
 

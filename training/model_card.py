@@ -11,7 +11,8 @@ Makes the folder that gets published: the weights in 16 bits, and a card in whic
 
 `--training` is what trainings leave, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
 `--benchmark` the JSON of `benchmark_codecs`, `--ablation` the folder of `ablate_bottleneck`; pictures are copied.
-`--reports` are the tables of other evaluations, whole.
+`--reports` are the tables of other evaluations, whole. A tokenizer's card shows `tokenizer.png`, which `tokenizer_picture`
+draws, if the folder has it.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from .reconstruction_report import markdown
 
 
 LICENCE = "apache-2.0"
+PICTURE = "tokenizer.png"  # of `tokenizer_picture`
 HEADER = """---
 library_name: transformers
 license: {licence}
@@ -130,6 +132,7 @@ def tokenizer_card(model_dir: Path, trainings: list[dict], reports: list[str], h
         f"{autoencoder.frame_rate:g} Hz x {autoencoder.latent_dim}, and, by a causal encoder on them, to representations, "
         f"{autoencoder.frame_rate:g} Hz x {config.hidden_size}. The encoder learned to predict random codes of the next "
         f"{config.num_future_frames} frames (RQ-MTP, Eq. 5) and from a frozen language model that reads it (Eq. 7).",
+        f"![a recording on its way through the tokenizer]({PICTURE})" if (model_dir / PICTURE).is_file() else "",
         "## Use",
         USE_TOKENIZER.format(
             name=model_dir.name, rate=config.sampling_rate, width=autoencoder.latent_dim, hidden=config.hidden_size

@@ -47,6 +47,9 @@ class RepresentationArguments:
     )
     connector_hidden_size: int = 1024
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})
+    languages: str = field(
+        default="", metadata={"help": "comma-separated codes, to learn the texts of some languages only"}
+    )
     max_seconds: float = field(
         default=10.0, metadata={"help": "longer rows are cut, or left out where a text belongs to the whole"}
     )

@@ -16,7 +16,7 @@ from modeling_f3.modeling_f3 import F3ForPreTraining
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from .ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
+from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper, spelled
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from .latents_cache import latents_of
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
@@ -54,7 +54,7 @@ def train_representation(arguments) -> PreTrainedModel:
         collator, held_out_collator = (CTCCollator(inner, units, max_frames) for inner in (collator, held_out_collator))
 
     def score(model: PreTrainedModel) -> dict[str, float]:
-        losses = [helper.loss_name for _, helper in helpers]
+        losses = [name for _, helper in helpers for name in helper.loss_names]
         return held_out_scores(model, held_out_collator, held_out, arguments.batch_size, losses)
 
     # On letters, 83 steps of Muon were worth 260 of AdamW.
@@ -141,9 +141,9 @@ def ctc_helpers(
         if processor is None:
             raise ValueError("--token_loss_weight is about the tokens of a language model: pass --language_model")
         tokens = CTCUnits("tokens", partial(processor.tokenizer.encode, add_special_tokens=False), texts)
-        head = EmbeddingHead(model.get_input_embeddings().weight[tokens.vocabulary])
-        weight = arguments.token_loss_weight
-        helpers.append((tokens, CTCHelper(model, tokenizer, tokens.name, head, weight, model.connector)))
+        blank = processor.tokenizer.encode(FILLER, add_special_tokens=False)[0]
+        embeddings = model.get_input_embeddings().weight[[blank, *tokens.vocabulary]]
+        helpers.append((tokens, TokensHelper(model, tokens.name, embeddings, arguments.token_loss_weight)))
     return helpers
 
 
