@@ -73,6 +73,7 @@ class F3Config(HubCodeMixin, PreTrainedConfig):
                 {**_MISTRAL, **(self.encoder_config or {})} if _is_mistral(self.encoder_config) else self.encoder_config
             )
             self.encoder_config = CONFIG_MAPPING[values["model_type"]](**values)
+        self.autoencoder_config._name_or_path = ""  # or the folder it was loaded from would be saved, and published
         super().__post_init__(**kwargs)
 
     @classmethod

@@ -9,10 +9,13 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_python_of_the_readme_runs_from_top_to_bottom():
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    checks = "assert inputs['input_values'].shape[-1] == len(waveform) and encoded.latents.shape[-1] == 64\n"
+    checks = (
+        "assert inputs['input_values'].shape[-1] == len(waveform) and encoded.latents.shape[-1] == 64\n"
+        "assert torch.equal(frames.latents, encoded.latents) and frames.last_hidden_state.shape[-1] == 256\n"
+    )
     script = "\n".join([*snippets, checks])
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert len(snippets) == 2 and done.returncode == 0, done.stderr
+    assert len(snippets) == 3 and done.returncode == 0, done.stderr
 
 
 def test_every_file_the_readme_names_exists():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
+from f3_training.evaluate_codes import build_parser, evaluate_codes
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
 from f3_training.latents_training import load_rows
@@ -280,6 +281,18 @@ def test_texts_in_other_languages_are_not_learned_but_their_audio_is(tmp_path):
     )
     assert everything["text"] == [speech(0)["text"], speech(1)["text"]] and english["text"] == [speech(0)["text"], ""]
     assert english["kind"] == ["speech", "speech"] and english["frames"] == everything["frames"]
+
+
+def test_the_report_of_codes_says_of_the_saved_model_what_training_said(data, tmp_path):
+    train_representation(arguments(data, tmp_path / "run"))
+    options = ["--model", tmp_path / "run" / "model", "--latents", data / "latents", "--output_dir", tmp_path / "codes"]
+    report = evaluate_codes(build_parser().parse_args([*map(str, options), "--split", "validation"]))
+    said = json.loads((tmp_path / "run" / "history.json").read_text())[-1]
+    assert report["scores"].keys() == {"code_ce_1", "code_ce_2", "code_unigram", "code_usage", "code_perplexity"}
+    for name, value in report["scores"].items():
+        assert value == pytest.approx(said[name], rel=1e-4), name
+    text = (tmp_path / "codes" / "codes.md").read_text()
+    assert f"| 1 | {said['code_ce_1']:.2f} | {said['code_unigram'] - said['code_ce_1']:.2f} |" in text
 
 
 def test_swapped_audio_is_that_of_the_next_row_at_the_length_of_the_own():

@@ -5,7 +5,7 @@ Makes the folder that gets published: the weights in 16 bits, and a card in whic
     python -m f3_training.model_card autoencoder model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
         --evaluation results --benchmark benchmark.json --ablation runs/bottleneck
     python -m f3_training.model_card tokenizer model_cards/f3-nano-16khz --training runs/rq/training.json \\
-        runs/joint/training.json --reports results/probe/probe.md results/transcription/transcription.md
+        runs/joint/training.json --reports results/codes/codes.md results/probe/probe.md
     python -m f3_training.model_card audio_lm model_cards/f3-audio-lm-nano-16khz --training runs/speaker/training.json \\
         --reports results/transcription/transcription.md results/speech/speech.md
 

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the picture")
     arguments = parser.parse_args()
     model = F3Model.from_pretrained(arguments.model).eval()
-    draw(model, decode_audio(arguments.input, model.config.sampling_rate)).savefig(arguments.output, dpi=90)
+    draw(model, decode_audio(arguments.input, model.config.sampling_rate)).savefig(arguments.output, dpi=70)
 
 
 if __name__ == "__main__":
