@@ -5,14 +5,14 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_f3 import F3Config
 from .configuration_flow_head import F3FlowHeadConfig
-from .hub_code import HubCodeMixin
+from .hub_code import CompositeConfigMixin
 
 
 FRAMES_PER_TOKEN = 2  # latent frames of a patch, which is one audio token to the language model
 
 
 @strict
-class F3AudioLMConfig(HubCodeMixin, PreTrainedConfig):
+class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
     r"""
     The three token ids are special tokens that the language model has and never uses; the defaults are those of Qwen.
     What the language model reads in their place are vectors of the connector and of the audio, so it is never resized.

@@ -56,6 +56,18 @@ class HubCodeMixin:
             export_code(type(part), folder)
 
 
+class CompositeConfigMixin(HubCodeMixin):
+    """First base of configurations that hold others, which then do not tell the folders that their models came from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Transformers, which would write these folders into what gets published."""
+        values = super().to_dict()
+        for part in values.values():
+            if isinstance(part, dict):
+                part.pop("_name_or_path", None)
+        return values
+
+
 def export_code(cls: type, folder: str | os.PathLike) -> list[str]:
     """
     Copies the file that defines `cls`, and every file of ours that it needs, flat into `folder`.

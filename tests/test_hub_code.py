@@ -311,6 +311,13 @@ def test_no_class_is_called_a_tokenizer():
             assert not any("Tokenizer" in line.split("(")[0] for line in classes), path
 
 
+def test_a_saved_configuration_does_not_tell_where_the_parts_lay(tmp_path):
+    model = tiny_audio_lm(tmp_path / "parts", text_model_name_or_path="somebody/language-model")
+    assert str(tmp_path) in model.config.text_config._name_or_path
+    model.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+
+
 @pytest.mark.parametrize("card", sorted(path.parent.name for path in (ROOT / "model_cards").glob("*/config.json")))
 def test_published_folders_carry_the_present_code(card, tmp_path):
     folder = ROOT / "model_cards" / card

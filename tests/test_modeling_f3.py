@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from modeling_f3 import (
-    F3AutoencoderModel,
-    F3Config,
     F3ForAudioClassification,
     F3ForCTC,
     F3ForPreTraining,
@@ -13,7 +11,7 @@ from modeling_f3 import (
     F3StreamingState,
 )
 from modeling_f3 import modeling_f3 as module
-from tiny import TINY, TINY_ENCODER, noise, tiny_feature_extractor, tiny_model, tiny_tokenizer, tiny_tokenizer_config
+from tiny import TINY, noise, tiny_feature_extractor, tiny_tokenizer, tiny_tokenizer_config
 from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
@@ -197,13 +195,6 @@ def test_each_class_loads_by_its_auto_class_with_the_autoencoder_frozen(auto_cla
         assert torch.equal(loaded.state_dict()[name], tensor), name
     trainable = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
     assert trainable and not any("autoencoder." in name for name in trainable)
-
-
-def test_a_saved_configuration_does_not_tell_where_the_autoencoder_lay(tmp_path):
-    tiny_model().save_pretrained(tmp_path / "autoencoder")
-    given = F3AutoencoderModel.from_pretrained(tmp_path / "autoencoder").config
-    F3Config(autoencoder_config=given, encoder_config=dict(TINY_ENCODER)).save_pretrained(tmp_path / "tokenizer")
-    assert str(tmp_path) not in (tmp_path / "tokenizer" / "config.json").read_text()
 
 
 def test_a_head_may_start_at_random_and_nothing_else(tmp_path):

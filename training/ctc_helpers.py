@@ -74,15 +74,16 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, embeddings: torch.Tensor):
         super().__init__()
-        self.register_buffer("embeddings", embeddings.detach().clone(), persistent=False)
-        self.register_buffer("common", embeddings.detach().mean(0), persistent=False)
-        self.spread = (embeddings - self.common).float().square().sum(1).mean().item()
+        embeddings = embeddings.detach().clone()
+        centred = embeddings - embeddings.mean(0)  # what all of them share tells none from another
+        self.spread = centred.float().square().sum(1).mean().item()
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        # an audio token that equals an embedding shall be sure of it
+        self.register_buffer("distinct", SURENESS / self.spread * centred, persistent=False)
         self.bias = nn.Parameter(torch.zeros(len(embeddings)))
 
     def forward(self, audio_tokens: torch.Tensor) -> torch.Tensor:
-        # what all embeddings share tells none from another; an audio token that equals one shall be sure of it
-        distinct = SURENESS / self.spread * (self.embeddings - self.common)
-        return F.linear(audio_tokens.to(distinct.dtype), distinct) + self.bias
+        return F.linear(audio_tokens.to(self.distinct.dtype), self.distinct) + self.bias
 
     def distance(self, audio_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_autoencoder import F3AutoencoderConfig
-from .hub_code import HubCodeMixin
+from .hub_code import CompositeConfigMixin
 
 
 # The body of the representation encoder: rotary positions, SwiGLU, a window of ten seconds.
@@ -25,7 +25,7 @@ _MISTRAL = {
 
 
 @strict
-class F3Config(HubCodeMixin, PreTrainedConfig):
+class F3Config(CompositeConfigMixin, PreTrainedConfig):
     r"""
     Args:
         autoencoder_config (`dict` or [`F3AutoencoderConfig`]): the autoencoder, which is always frozen; by default the
@@ -73,7 +73,6 @@ class F3Config(HubCodeMixin, PreTrainedConfig):
                 {**_MISTRAL, **(self.encoder_config or {})} if _is_mistral(self.encoder_config) else self.encoder_config
             )
             self.encoder_config = CONFIG_MAPPING[values["model_type"]](**values)
-        self.autoencoder_config._name_or_path = ""  # or the folder it was loaded from would be saved, and published
         super().__post_init__(**kwargs)
 
     @classmethod
