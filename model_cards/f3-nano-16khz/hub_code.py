@@ -63,8 +63,8 @@ class CompositeConfigMixin(HubCodeMixin):
         """As in Transformers, which would write these folders into what gets published."""
         values = super().to_dict()
         for part in values.values():
-            if isinstance(part, dict):
-                part.pop("_name_or_path", None)
+            if isinstance(part, dict) and "_name_or_path" in part:
+                part["_name_or_path"] = ""
         return values
 
 
