@@ -154,6 +154,17 @@ def test_tasks_are_drawn_by_weight_among_those_that_fit():
         TaskMix(tiny_processor(), {"sing": 1.0}, 99)
 
 
+def test_other_voices_than_the_chosen_ones_are_only_listened_to():
+    mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 1.0, "sound": 1.0}, 99, voices=["joe"])
+    effect = {"kind": "effect", "text": "", "caption": "a bell", "language": ""}
+    for values, expected in (
+        ({"source": "joe"}, ["transcribe", "speak"]),
+        ({"source": "queen"}, ["transcribe"]),
+        ({"source": "game", **effect}, ["sound"]),
+    ):
+        assert [task.name for task in mix.tasks_of({**row(0, **values), "frames": 12})] == expected
+
+
 def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():
     question, answer = conversation(TASKS["speak"], row(0), "latents", 0)
     assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents"}]

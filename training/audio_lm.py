@@ -26,9 +26,10 @@ class AudioLMArguments:
         default='{"transcribe": 1, "speak": 2, "caption": 0.2, "sound": 0.2}',
         metadata={"help": "JSON of tasks and how often each is chosen"},
     )
-    lora_rank: int = field(
-        default=0, metadata={"help": "adapt the language model's attention by LoRA; 0 leaves it frozen"}
+    voices: str = field(
+        default="", metadata={"help": "comma-separated sources to learn speaking from, else all; the rest is listened to"}
     )
+    lora_rank: int = field(default=0, metadata={"help": "adapt the language model by LoRA; 0 leaves it frozen"})
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})
     flow_layers: int = field(default=3, metadata={"help": "layers of a new flow head"})
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 
-# The attention of the language model, and nothing of the same name elsewhere.
-LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)"
+# The layers of the language model, and nothing of the same name elsewhere.
+LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 TRAINED_ANYWAY = ("connector", "flow_head", "stop_head")
 
 
@@ -37,10 +37,12 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     randomness = BatchRandomness(arguments.seed)
     autoencoder = model.audio_model.autoencoder
     max_frames = int(arguments.max_seconds * autoencoder.config.frame_rate)
-    mix = TaskMix(processor, weights, max_frames, randomness)
+    voices = arguments.voices.split(",") if arguments.voices else ()
+    mix = TaskMix(processor, weights, max_frames, randomness, voices)
     train, validation = (load_rows(arguments, split, autoencoder, mix.tasks_of) for split in ("train", "validation"))
     held_out = held_out_rows(validation, arguments)
-    mixes = {name: TaskMix(processor, {name: 1.0}, max_frames) for name, weight in weights.items() if weight > 0}
+    named = [name for name, weight in weights.items() if weight > 0]
+    mixes = {name: TaskMix(processor, {name: 1.0}, max_frames, voices=voices) for name in named}
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank)
     trainer = run_trainer(
         trained, arguments, train, mix, randomness,

@@ -1,5 +1,7 @@
 """Rows of a latents cache to batches: latents alone for RQ-MTP, or tasks, questions with their answers, for a language model."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from feature_extraction_f3.processing_f3 import F3Processor
@@ -61,6 +63,7 @@ class TaskMix:
     Args:
         weights: how often each task of `f3_training.prompts` is drawn, relative to the others, by name.
         max_frames: longer rows are cut for tasks that a part is enough for, and fit no others.
+        voices: sources of the speech to be spoken, all if empty; the others are listened to.
 
     Raises:
         `ValueError`: for a name that no task has.
@@ -72,17 +75,23 @@ class TaskMix:
         weights: dict[str, float],
         max_frames: int,
         randomness: BatchRandomness | None = None,
+        voices: Collection[str] = (),
     ):
         unknown = sorted(weights.keys() - TASKS.keys())
         if unknown:
             raise ValueError(f"unknown tasks {', '.join(unknown)}: choose from {', '.join(TASKS)}")
-        self.processor, self.max_frames, self.randomness = processor, max_frames, randomness
+        self.processor, self.max_frames, self.randomness, self.voices = processor, max_frames, randomness, voices
         self.weights = {TASKS[name]: weight for name, weight in weights.items() if weight > 0}
 
     def tasks_of(self, row: dict) -> list[Task]:
         """Those that fit a row."""
         short = row["frames"] <= self.max_frames
-        return [task for task in self.weights if task.text(row).strip() and (short or not task.whole)]
+        other_voice = self.voices and row["kind"] == "speech" and row["source"] not in self.voices
+        return [
+            task
+            for task in self.weights
+            if task.text(row).strip() and (short or not task.whole) and not (task.spoken and other_voice)
+        ]
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         generator = self.randomness and self.randomness.generator()
