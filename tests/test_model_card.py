@@ -100,6 +100,7 @@ def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path
         assert "### More" in text and '`{"max_steps": 4}`' in text
         assert "| 0 | 0 | 0.0 | 2.500 |  |" in text and "| 4 | 3 | 2.0 | 1.250 | 3.000 |" in text
         assert "in 3 minutes (40 times real time) on 2 cores" in text
+        assert "times real time) on one H100." in render(tmp_path / folder, [{**training, "accelerator": "H100"}], [])
 
 
 def test_the_picture_is_of_what_the_model_makes_and_the_card_shows_it(tmp_path):

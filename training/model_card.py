@@ -27,6 +27,7 @@ from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from feature_extraction_f3.processing_f3 import F3Processor
 from transformers import AutoConfig
 
+from .machine import described
 from .reconstruction_report import markdown
 
 
@@ -89,7 +90,7 @@ spoken = model.generate(**processor.apply_speech_request("Good morning."), gener
 processor.save_audio(spoken.audio[0], "morning.wav")
 ```"""
 
-LIMITS = """Trained on a CPU and on hours, not on thousands of hours: voices, rooms and sounds far from the training data lose \
+LIMITS = """Trained on tens of hours, not on thousands: voices, rooms and sounds far from the training data lose \
 more than the tables show, and music and effects more than speech. What it decodes or says is made by a model, not recorded: \
 do not use it as evidence of what was said. It carries voices over well enough to be misused for imitation."""
 
@@ -181,7 +182,7 @@ def training_section(training: dict) -> str:
     seconds = arguments["batch_size"] * training["processes"] * arguments["crop_seconds"]
     lines = [
         f"{training['steps']} steps of {seconds:.1f} s of audio, {training['minutes']:.0f} minutes in all, on "
-        f"{training['cores']} cores of a CPU ({training['processor']}), by `python -m f3_training.autoencoder`, on the train "
+        f"{described(training)}, by `python -m f3_training.autoencoder`, on the train "
         "split of `python -m f3_training.prepare_data`: speech in many languages, music and sound effects. Started from "
         f"{'another checkpoint' if arguments['init_from'] else 'random weights'}. Arguments: "
         f"`{json.dumps({name: value for name, value in arguments.items() if value is not None})}`.",
@@ -198,7 +199,7 @@ def stage_section(training: dict) -> str:
     minutes, hours = (training["history"][-1][name] for name in ("minutes", "audio_hours"))
     lines = [
         f"{training['steps']} steps on {hours:.1f} hours of audio, some of it several times, in {minutes:.0f} minutes "
-        f"({60 * hours / minutes:.0f} times real time) on {training['cores']} cores of a CPU ({training['processor']}). "
+        f"({60 * hours / minutes:.0f} times real time) on {described(training)}. "
         f"Arguments: `{json.dumps(given)}`. Held-out figures of the validation split:",
         "",
     ]
