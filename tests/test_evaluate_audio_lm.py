@@ -95,6 +95,9 @@ def test_speech_is_judged_by_what_is_heard(folder, tmp_path, monkeypatch):
     default = report["default"]
     assert default["wer"] == pytest.approx((1 + 2) / 3)  # against "one two" and "three"
     assert default["mos"] == 3.5 and default["similarity"] == pytest.approx(1.0)
+    references = report["references"]
+    assert references.keys() == {"recordings", "recordings, encoded and decoded"}
+    assert all(part["wer"] == default["wer"] and "stopped" not in part for part in references.values())
     assert [(row["steps"], row["guidance"]) for row in report["grid"]] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
     losses = report["flow_loss"]
     assert losses.keys() == {"all", "without hidden state", "without representation", "without previous patch"}
@@ -102,6 +105,17 @@ def test_speech_is_judged_by_what_is_heard(folder, tmp_path, monkeypatch):
     assert (tmp_path / "0.wav").is_file() and "DistillMOS" in (tmp_path / "speech.md").read_text()
     with pytest.raises(ValueError, match="no row has the source 'eve': there are ann, joe"):
         evaluate_speech(parser.parse_args([*given, "--voice", "eve"]), judges)
+
+
+def test_recordings_are_judged_beside_what_the_autoencoder_makes_of_them(folder):
+    rows = speech_module.of_voice(speech_module.load_audio_dataset(folder / "dataset", "test"), "joe")
+    model = tiny_audio_lm(folder / "third", flow_config=tiny_flow_config())
+    original, decoded = speech_module.recordings_of(model, rows).values()
+    assert [text for _, text in original] == list(TEXTS) == [text for _, text in decoded]
+    for (samples, _), (through, _) in zip(original, decoded):
+        encoded = model.audio_model.autoencoder.encode(samples[None, None])
+        expected = model.audio_model.autoencoder.decode(**encoded).audio_values[0, 0]
+        assert samples.shape == through.shape and torch.equal(through, expected)
 
 
 def test_means_leave_out_what_could_not_be_judged_and_say_so():

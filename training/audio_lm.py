@@ -27,7 +27,8 @@ class AudioLMArguments:
         metadata={"help": "JSON of tasks and how often each is chosen"},
     )
     voices: str = field(
-        default="", metadata={"help": "comma-separated sources to learn speaking from, else all; the rest is listened to"}
+        default="",
+        metadata={"help": "comma-separated sources to learn speaking from, else all; the rest is listened to"},
     )
     lora_rank: int = field(default=0, metadata={"help": "adapt the language model by LoRA; 0 leaves it frozen"})
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})

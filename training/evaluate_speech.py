@@ -5,8 +5,9 @@ How well an audio language model speaks: sentences it has not learned, in the vo
         --voice piper_joe --output_dir results/speech
 
 Whisper says what is heard, DistillMOS how good it sounds, Resemblyzer whether it is the voice: cosine to the mean of the
-recordings of the same sentences. Default options on all sentences, then a grid of steps and guidance on fewer; and what
-each condition of the flow head is worth, the flow loss without it. Writes `speech.json`, `speech.jsonl` (every sentence),
+recordings of the same sentences. These are judged as well, as they are and after the autoencoder, which no speech of the
+model can be expected to surpass. Default options on all sentences, then a grid of steps and guidance on fewer; and what each
+condition of the flow head is worth, the flow loss without it. Writes `speech.json`, `speech.jsonl` (every sentence),
 `speech.md` (the tables, also printed) and sound files of the first sentences.
 """
 
@@ -65,6 +66,10 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
                 processor.save_audio(samples, str(folder / f"{index}.wav"))
         return records
 
+    references = {
+        title: means([judged(*pair, voice, judges, model.config.sampling_rate) for pair in pairs])
+        for title, pairs in recordings_of(model, rows).items()
+    }
     records = records_of(rows, "default options", keep=SOUND_FILES)
     few = rows.select(range(min(arguments.grid_items, len(rows))))
     grid = []
@@ -83,6 +88,7 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
             "threads": torch.get_num_threads(),
             "device": arguments.device,
         },
+        "references": references,
         "default": means(records),
         "grid": grid,
         "flow_loss": flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents))))),
@@ -101,6 +107,22 @@ def of_voice(rows: Dataset, voice: str, most: int | None = None) -> Dataset:
     if not kept:
         raise ValueError(f"no row has the source {voice!r}: there are {', '.join(sorted(set(rows['source'])))}")
     return rows.select(kept)
+
+
+@torch.inference_mode()
+def recordings_of(model: F3AudioLMForConditionalGeneration, rows: Dataset) -> dict[str, list[tuple[torch.Tensor, str]]]:
+    """The samples `[N]` and the text of each row, as they are and encoded and decoded."""
+    rate = model.config.sampling_rate
+    originals = [torch.from_numpy(decode_audio(row["audio"], rate)) for row in rows]
+    autoencoder = model.audio_model.autoencoder
+    decoded = [
+        autoencoder.decode(**autoencoder.encode(samples[None, None].to(model.device))).audio_values[0, 0]
+        for samples in originals
+    ]
+    return {
+        "recordings": list(zip(originals, rows["text"])),
+        "recordings, encoded and decoded": list(zip(decoded, rows["text"])),
+    }
 
 
 @torch.inference_mode()
@@ -145,17 +167,24 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def means(records: list[dict]) -> dict:
-    """Over sentences; the word error rate is all errors over all words, the real-time factor all time over all audio."""
-    total = {name: sum(record[name] for record in records) for name in ("errors", "words", "seconds", "model_seconds")}
+    """
+    Over sentences; the word error rate is all errors over all words, the real-time factor all time over all audio. What only
+    generated speech has, its length, its end and its cost, is left out for recordings.
+    """
     similarities = [record["similarity"] for record in records if record["similarity"] is not None]
-    return {
-        "wer": total["errors"] / total["words"],
+    found = {
+        "wer": sum(record["errors"] for record in records) / sum(record["words"] for record in records),
         "mos": fmean(record["mos"] for record in records),
         "similarity": fmean(similarities) if similarities else None,
         "without_similarity": len(records) - len(similarities),
+    }
+    if "finish_reason" not in records[0]:
+        return found
+    seconds, model_seconds = (sum(record[name] for record in records) for name in ("seconds", "model_seconds"))
+    return found | {
         "stopped": fmean(record["finish_reason"] == "stop" for record in records),
-        "seconds": total["seconds"] / len(records),
-        "real_time_factor": total["model_seconds"] / total["seconds"],
+        "seconds": seconds / len(records),
+        "real_time_factor": model_seconds / seconds,
     }
 
 
@@ -201,21 +230,24 @@ def markdown(report: dict) -> str:
         "WER (%)": lambda part: f"{100 * part['wer']:.1f}",
         "DistillMOS": lambda part: f"{part['mos']:.2f}",
         "similarity": lambda part: "" if part["similarity"] is None else f"{part['similarity']:.3f}",
-        "stop by themselves (%)": lambda part: f"{100 * part['stopped']:.0f}",
-        "seconds": lambda part: f"{part['seconds']:.2f}",
-        "real-time factor": lambda part: f"{part['real_time_factor']:.2f}",
+        "stop by themselves (%)": lambda part: f"{100 * part['stopped']:.0f}" if "stopped" in part else "",
+        "seconds": lambda part: f"{part['seconds']:.2f}" if "seconds" in part else "",
+        "real-time factor": lambda part: f"{part['real_time_factor']:.2f}" if "real_time_factor" in part else "",
     }
     lines = [
         "# Speech",
         "",
         text,
         "",
-        f"| steps | guidance | {' | '.join(columns)} |",
-        f"|{'---|' * (2 + len(columns))}",
+        f"| speech | steps | guidance | {' | '.join(columns)} |",
+        f"|{'---|' * (3 + len(columns))}",
     ]
-    for part in [{"steps": "default", "guidance": "default", **report["default"]}, *report["grid"]]:
-        cells = " | ".join(show(part) for show in columns.values())
-        lines.append(f"| {part['steps']} | {part['guidance']} | {cells} |")
+    rows = [{"speech": name, "steps": "", "guidance": "", **part} for name, part in report["references"].items()]
+    rows.append({"speech": "the model's", "steps": "default", "guidance": "default", **report["default"]})
+    rows += [{"speech": "the model's", **part} for part in report["grid"]]
+    for row in rows:
+        cells = " | ".join(show(row) for show in columns.values())
+        lines.append(f"| {row['speech']} | {row['steps']} | {row['guidance']} | {cells} |")
     lines += ["", "| conditions of the flow head | flow loss |", "|---|---|"]
     lines += [f"| {name} | {loss:.4f} |" for name, loss in report["flow_loss"].items()]
     return "\n".join([*lines, ""])
