@@ -27,6 +27,10 @@ ANY_SOUND = {"resample": True, "to_mono": True}  # of the feature extractor: fil
 Sources = Annotated[list[str], typer.Argument(help="Files, folders, or quoted patterns.")]
 Output = Annotated[Path, typer.Option(help="Folder to write to.")]
 Model = Annotated[str, typer.Option(envvar="F3_MODEL", help="Folder or name on the Hub.")]
+LanguageModel = Annotated[
+    str | None,
+    typer.Option(envvar="F3_LANGUAGE_MODEL", help="Folder or name on the Hub, if not the one that the model names."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
@@ -87,6 +91,7 @@ def transcribe(
     output: Output,
     model: Model,
     language: Annotated[str, typer.Option(help="English name of the language spoken.")] = "English",
+    language_model: LanguageModel = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -94,7 +99,7 @@ def transcribe(
     from modeling_f3.speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
     jobs = _jobs(sources, SOUND_SUFFIXES, output, ".txt", command="transcribe", model=model, language=language)
-    network, processor = _loaded(model, device, dtype), _processor(model)
+    network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     pipeline = F3SpeechRecognitionPipeline(model=network, processor=processor)
 
     def write(recording: dict, target: Path) -> None:
@@ -112,23 +117,23 @@ def speak(
     model: Model,
     voice: Annotated[Path | None, typer.Option(help="Recording of a voice to go on in.")] = None,
     voice_text: Annotated[str, typer.Option(help="What is said in it.")] = "",
-    steps: Annotated[int, typer.Option(help="Steps of the flow solver.")] = 10,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the flow solver, if not the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale, if not the model's own.")] = None,
     seed: int = 0,
+    language_model: LanguageModel = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
     """Writes spoken text as a 16-bit WAV file."""
     import torch
 
-    network, processor = _loaded(model, device, dtype), _processor(model)
+    network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     rate = processor.feature_extractor.sampling_rate
     prompt = None if voice is None else _recording(voice)
     request = processor.apply_speech_request(text, voice=prompt, voice_text=voice_text, processor_kwargs=ANY_SOUND)
     generator = torch.Generator().manual_seed(seed)
-    spoken = network.generate(
-        **request.to(network.device), num_flow_steps=steps, guidance_scale=guidance, generator=generator
-    )
+    options = {"num_flow_steps": steps, "guidance_scale": guidance}
+    spoken = network.generate(**request.to(network.device), **options, generator=generator)
     _write(spoken.audio[0], rate, output)
     console.print(
         f"{spoken.audio_lengths[0].item() / rate:.2f} s, ended by {spoken.finish_reasons[0]}", highlight=False
@@ -136,11 +141,14 @@ def speak(
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(envvar="F3_MODEL", help="Folder or name on the Hub.")]) -> None:
+def info(
+    model: Annotated[str, typer.Argument(envvar="F3_MODEL", help="Folder or name on the Hub.")],
+    language_model: LanguageModel = None,
+) -> None:
     """Shows what a model is."""
     from rich.table import Table
 
-    network = _loaded(model, "cpu", "float32")
+    network = _audio_lm(model, language_model, "cpu", "float32")
     table = Table(show_header=False)
     table.add_row("class", type(network).__name__)
     for name, value in _facts(network).items():
@@ -182,12 +190,17 @@ def _run(jobs: list[FileJob], read: Any, write: Any) -> int:
         return run_jobs(jobs, read, write, console)
 
 
-def _loaded(model: str, device: str, dtype: str) -> Any:
+def _loaded(model: str, device: str, dtype: str, **options: Any) -> Any:
     import modeling_f3  # noqa: F401  (registers the classes of F3)
     import torch
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    return AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), **options).to(device).eval()
+
+
+def _audio_lm(model: str, language_model: str | None, device: str, dtype: str) -> Any:
+    elsewhere = {} if language_model is None else {"text_model_name_or_path": language_model}
+    return _loaded(model, device, dtype, **elsewhere)
 
 
 def _autoencoder(network: Any) -> Any:

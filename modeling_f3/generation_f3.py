@@ -203,8 +203,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
     def _speech_options(self, generation_config, kwargs: dict[str, Any]) -> SpeechOptions:
         """Takes the options out of `kwargs`; what is left must be inputs."""
         stored = generation_config or self.generation_config
-        found = {name: getattr(stored, name, None) for name in OPTIONS}
-        found |= {name: kwargs.pop(name, None) for name in OPTIONS if kwargs.get(name) is not None}
+        found = {name: kwargs.pop(name, None) for name in OPTIONS}
+        found = {name: getattr(stored, name, None) if value is None else value for name, value in found.items()}
         unknown = sorted(kwargs.keys() - {"attention_mask", "input_values", "padding_mask", "latents", "latents_mask"})
         if unknown:
             raise ValueError(f"speech takes no {', '.join(unknown)}: its options are {', '.join(OPTIONS)}")

@@ -129,6 +129,9 @@ def test_a_language_model_transcribes_and_speaks(folder):
     assert Path("texts/a.txt").is_file()
     said = run("speak", "hi", "--output", "said.wav", "--model", "speaker", "--voice", "sounds/a.wav", "--steps", "1")
     assert "ended by" in said and soundfile.info("said.wav").frames > 0
+    Path("language-model").rename("moved")  # the one that the checkpoint names
+    run("transcribe", "sounds/a.wav", "--output", "again", "--model", "speaker", "--language-model", "moved")
+    assert Path("again/a.txt").read_text() == Path("texts/a.txt").read_text()
 
 
 def test_info_tells_what_a_model_is(folder):

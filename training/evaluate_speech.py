@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from .audio_dataset import decode_audio, load_audio_dataset, resample
 from .evaluate_reconstruction import public_name
+from .evaluate_transcription import load_audio_lm
 from .judges import Judges, load_judges
 from .latents_batches import TaskMix
 from .latents_cache import load_latents
@@ -49,7 +50,7 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     Raises:
         `ValueError`: when the dataset has no sentence in the voice.
     """
-    model = F3AudioLMForConditionalGeneration.from_pretrained(arguments.model).to(arguments.device).eval()
+    model = load_audio_lm(arguments.model, arguments.language_model).to(arguments.device).eval()
     processor = F3Processor.from_pretrained(arguments.model)
     judges = load_judges(cache=arguments.judge_cache) if judges is None else judges
     rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)
@@ -264,6 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_items", type=int, default=100, help="sentences")
     parser.add_argument("--grid_items", type=int, default=20, help="sentences for each pair of steps and guidance")
     parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
+    parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser

@@ -35,7 +35,7 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     Raises:
         `ValueError`: when no row has a text in the language.
     """
-    model = F3AudioLMForConditionalGeneration.from_pretrained(arguments.model).to(arguments.device).eval()
+    model = load_audio_lm(arguments.model, arguments.language_model).to(arguments.device).eval()
     processor = F3Processor.from_pretrained(arguments.model)
     records = []
     for path in arguments.datasets:
@@ -71,6 +71,12 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     (folder / "transcription.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))
     return report
+
+
+def load_audio_lm(model: str, language_model: str | None) -> F3AudioLMForConditionalGeneration:
+    """With the language model that it names, or another copy of it."""
+    elsewhere = {} if language_model is None else {"text_model_name_or_path": language_model}
+    return F3AudioLMForConditionalGeneration.from_pretrained(model, **elsewhere)
 
 
 def texts_in(path: str, arguments: argparse.Namespace):
@@ -138,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_seconds", type=float, default=20.0, help="longer recordings are left out")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser
