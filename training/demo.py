@@ -34,7 +34,7 @@ from .reconstruction_report import draw_spectrograms, means, plot_spectrograms, 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CHECKPOINT = CHECKOUT / "model_cards" / "f3-autoencoder-nano-16khz"
 AUDIO_LM = CHECKOUT / "model_cards" / "f3-audio-lm-nano-16khz"
-LANGUAGE_MODEL = CHECKOUT / "data" / "smollm2-135m-instruct"
+LANGUAGE_MODEL = CHECKOUT / "data" / "smollm2"
 RECORDING = CHECKOUT / "tests" / "fixtures" / "tt-allbusy.flac"
 WORDS = (
     "All representatives of the household are currently assisting other telemarketers. Please hold and your call will be "

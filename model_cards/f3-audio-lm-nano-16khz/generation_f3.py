@@ -1,0 +1,360 @@
+"""generate() and stream_audio(): text by the stock loop of Transformers, speech by one loop that yields latent patches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from .configuration_audio_lm import FRAMES_PER_TOKEN
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+
+from .connector import token_counts
+from .model_outputs import F3SpeechOutput
+from .streaming_state import F3StreamingState
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """
+    How speech is generated. Values come from the call, else from `generation_config`, else from here.
+
+    Args:
+        num_flow_steps: steps of the flow solver for each patch.
+        guidance_scale: of the flow head; 1 is off.
+        noise_temperature: variance of the noise that patches start from.
+        flow_solver: `"euler"` or `"midpoint"`.
+        stop_threshold: probability of the end at which to stop.
+        min_new_patches: patches before which nothing stops.
+        max_new_patches: the cap; by default `patches_per_token` for each text token of a row's prompt, and 25 more.
+        patches_per_token: see there; a patch is 80 ms.
+    """
+
+    num_flow_steps: int = 10
+    guidance_scale: float = 2.0
+    noise_temperature: float = 1.0
+    flow_solver: str = "euler"
+    stop_threshold: float = 0.5
+    min_new_patches: int = 2
+    max_new_patches: int | None = None
+    patches_per_token: int = 8
+
+
+OPTIONS = tuple(field.name for field in fields(SpeechOptions))
+SPARE_PATCHES = 25
+
+
+@dataclass
+class SpeechStep:
+    """
+    One step of the loop.
+
+    Args:
+        patches: `[B, P, D]` latents, zero for rows that have ended.
+        speaking: `[B]`, true for rows that these patches belong to.
+    """
+
+    patches: torch.Tensor
+    speaking: torch.Tensor
+
+
+class F3SpeechGenerationMixin(GenerationMixin):
+    """Adds speech to the text that `GenerationMixin` generates."""
+
+    output_modalities = ("audio", "text")
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config=None,
+        *,
+        generation_mode: str | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **kwargs: Any,
+    ):
+        """
+        Text or speech, as the prompt asks: one that ends in the audio-start token, or within audio, goes on in speech.
+
+        Args:
+            inputs: `input_ids`, as everywhere in Transformers.
+            generation_config: of Transformers, for text; for speech it may hold the fields of [`SpeechOptions`].
+            generation_mode: `"audio"` answers in speech whatever the prompt asks for; `"text"` refuses prompts for speech.
+            generator: of the noise of speech, on the CPU; one, or a list with one for each row.
+            kwargs: what the processor made of the prompt, and options: of `GenerationMixin.generate` for text, the fields
+                of [`SpeechOptions`] for speech.
+
+        Returns:
+            What `GenerationMixin.generate` returns, or [`F3SpeechOutput`].
+
+        Raises:
+            `ValueError`: when rows ask for different things, the mode contradicts the prompt, or an option is unknown.
+        """
+        input_ids = kwargs.pop("input_ids", inputs)
+        if input_ids is None:
+            raise ValueError("generate needs input_ids: F3Processor makes them from text")
+        if generation_mode == "audio":
+            input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
+        if not self._asks_for_speech(input_ids, generation_mode):
+            config = self.config
+            kwargs.setdefault(
+                "suppress_tokens",  # places of audio, not words
+                [config.audio_start_token_id, config.audio_token_id, config.audio_end_token_id],
+            )
+            return super().generate(input_ids, generation_config=generation_config, **kwargs)
+        options = self._speech_options(generation_config, kwargs)
+        caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
+        patches, rows = [], []
+        for step in self._speech_steps(input_ids, options, caps, generator, **kwargs):
+            patches.append(step.patches)
+            rows.append(step.speaking)
+        latents, lengths = torch.cat(patches, dim=1), torch.stack(rows).sum(0)
+        frames = lengths * FRAMES_PER_TOKEN
+        mask = torch.arange(latents.shape[1], device=latents.device) < frames[:, None]
+        audio = self.audio_model.decode(latents, mask)
+        return F3SpeechOutput(
+            audio=[item[0, :length] for item, length in zip(audio.audio_values, audio.audio_lengths.tolist())],
+            audio_lengths=audio.audio_lengths,
+            latents=[item[:length] for item, length in zip(latents, frames.tolist())],
+            finish_reasons=[
+                "length" if length >= cap else "stop" for length, cap in zip(lengths.tolist(), caps.tolist())
+            ],
+        )
+
+    @torch.no_grad()
+    def stream_audio(
+        self,
+        input_ids: torch.Tensor,
+        generation_config=None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[list[torch.Tensor]]:
+        """
+        What `generate` says, while it is said: yields for each row the samples `[n]` that became final, none for rows that
+        have ended. Chunks of a row together are its audio. The first one comes before the second step of the language
+        model. Arguments are those of `generate`.
+        """
+        input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
+        self._asks_for_speech(input_ids, "audio")
+        options = self._speech_options(generation_config, kwargs)
+        caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
+        state, hop = F3StreamingState(), self.config.audio_config.autoencoder_config.hop_length
+        due, position = torch.zeros(len(input_ids), dtype=torch.long), 0
+        for step in self._speech_steps(input_ids, options, caps, generator, **kwargs):
+            due += step.speaking.cpu() * FRAMES_PER_TOKEN * hop
+            samples = self.audio_model.autoencoder.stream_decode(step.patches, state).audio_values[:, 0]
+            yield _within(samples, position, due)
+            position += samples.shape[1]
+        samples = self.audio_model.autoencoder.stream_decode(step.patches[:, :0], state, flush=True).audio_values[:, 0]
+        yield _within(samples, position, due)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: torch.Tensor | None = None, **kwargs
+    ):
+        """Repeats rows for beams, and the audios of a row with it, however many it has."""
+        audio = {name: kwargs.pop(name) for name in AUDIO_INPUTS if kwargs.get(name) is not None}
+        expanded, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if expand_size > 1 and audio:
+            frames = self._frames_of(**audio)
+            rows = audios_by_row(input_ids == self.config.audio_token_id, token_counts(frames).tolist())
+            order = [index for row in rows for _ in range(expand_size) for index in row]
+            audio = {name: value[order] for name, value in audio.items()}
+        return expanded, {**kwargs, **audio}
+
+    def _frames_of(self, input_values=None, padding_mask=None, latents=None, latents_mask=None) -> torch.Tensor:
+        """Latent frames [A] of each audio."""
+        if latents is not None:
+            return self.audio_model.autoencoder.checked_latents_mask(latents, latents_mask).sum(1)
+        samples = input_values.new_ones(input_values[:, 0].shape) if padding_mask is None else padding_mask
+        return -(-samples.sum(1).long() // self.config.audio_config.autoencoder_config.hop_length)
+
+    def _asking_for_speech(
+        self, input_ids: torch.Tensor, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The prompt and its mask; where all rows ask for text, with the token that begins speech."""
+        if self._open_rows(input_ids).any():
+            return input_ids, kwargs
+        input_ids = F.pad(input_ids, (0, 1), value=self.config.audio_start_token_id)
+        if kwargs.get("attention_mask") is not None:
+            kwargs = {**kwargs, "attention_mask": F.pad(kwargs["attention_mask"], (0, 1), value=1)}
+        return input_ids, kwargs
+
+    def _asks_for_speech(self, input_ids: torch.Tensor, mode: str | None) -> bool:
+        if mode not in (None, "text", "audio"):
+            raise ValueError(f"generation_mode is 'text' or 'audio', got {mode!r}")
+        asked = self._open_rows(input_ids)
+        if bool(asked.any()) != bool(asked.all()):
+            raise ValueError(
+                f"rows {asked.nonzero().flatten().tolist()} ask for speech and the others for text: generate them apart"
+            )
+        speaks = bool(asked.all())
+        if speaks and mode == "text":
+            raise ValueError("generation_mode is 'text' but the prompt asks for speech: build it without speak=True")
+        if speaks and self.flow_head is None:
+            raise ValueError("this model has no flow head, so it cannot speak: it was built without flow_config")
+        return speaks
+
+    def _open_rows(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Which rows [B] end where audio begins or within it."""
+        opening = (self.config.audio_start_token_id, self.config.audio_token_id)
+        return torch.isin(input_ids[:, -1], torch.tensor(opening, device=input_ids.device))
+
+    def _speech_options(self, generation_config, kwargs: dict[str, Any]) -> SpeechOptions:
+        """Takes the options out of `kwargs`; what is left must be inputs."""
+        stored = generation_config or self.generation_config
+        found = {name: kwargs.pop(name, None) for name in OPTIONS}
+        found = {name: getattr(stored, name, None) if value is None else value for name, value in found.items()}
+        unknown = sorted(kwargs.keys() - {"attention_mask", "input_values", "padding_mask", "latents", "latents_mask"})
+        if unknown:
+            raise ValueError(f"speech takes no {', '.join(unknown)}: its options are {', '.join(OPTIONS)}")
+        return replace(SpeechOptions(), **{name: value for name, value in found.items() if value is not None})
+
+    def _caps(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: SpeechOptions
+    ) -> torch.Tensor:
+        """[B] patches at which a row is cut off: no text takes longer to say."""
+        if options.max_new_patches is not None:
+            return torch.full((len(input_ids),), options.max_new_patches)
+        kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        text_tokens = ((input_ids != self.config.audio_token_id) & (kept != 0)).sum(1)
+        return (options.patches_per_token * text_tokens + SPARE_PATCHES).cpu()
+
+    def _speech_steps(
+        self,
+        input_ids: torch.Tensor,
+        options: SpeechOptions,
+        caps: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None,
+        attention_mask: torch.Tensor | None = None,
+        **audio_inputs: Any,
+    ) -> Iterator[SpeechStep]:
+        """
+        The loop: hidden state -> patch -> representation -> audio token -> hidden state. A patch is handed out before the
+        language model reads it, and only what it then says decides about the end.
+        """
+        audio = self._audio(**{name: audio_inputs.get(name) for name in AUDIO_INPUTS})
+        embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        voice = VoicePrompt.of(self, input_ids, audio)
+        hidden, cache = self._read(embeds, mask, None)
+        speaking = torch.ones(len(input_ids), dtype=torch.bool, device=embeds.device)
+        caps = caps.to(embeds.device)
+        for count in range(1, int(caps.max()) + 1):
+            patch = self.flow_head.sample(
+                hidden,
+                voice.representation,
+                voice.patch,
+                voice.known,
+                num_steps=options.num_flow_steps,
+                guidance_scale=options.guidance_scale,
+                noise_temperature=options.noise_temperature,
+                solver=options.flow_solver,
+                generator=generator,
+            )
+            patch = self.audio_model.autoencoder.normalize(patch)  # back to where latents live (Eq. 1)
+            yield SpeechStep(patch * speaking[:, None, None], speaking)
+            if not bool((speaking & (caps > count)).any()):
+                return
+            token = voice.extend(self, patch)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            hidden, cache = self._read(token, mask, cache)
+            ended = torch.sigmoid(self.stop_head(hidden.to(self.stop_head.weight.dtype))[:, 0]) > options.stop_threshold
+            speaking = speaking & (caps > count)
+            if count >= options.min_new_patches:
+                speaking = speaking & ~ended
+            if not bool(speaking.any()):
+                return
+
+    def _read(
+        self, embeds: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None
+    ) -> tuple[torch.Tensor, Cache]:
+        """The language model's last hidden state [B, width] after `embeds` [B, n, width]."""
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        output = self.language_model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+        return output.hidden_states[-1][:, -1], output.past_key_values
+
+
+AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
+
+
+class VoicePrompt:
+    """
+    What the next patch follows: the previous patch, its downsampled representation, and the representation encoder's
+    memory of all that was said in this voice, prompt included.
+    """
+
+    def __init__(self, patch: torch.Tensor, representation: torch.Tensor, known: torch.Tensor):
+        self.patch, self.representation, self.known = patch, representation, known
+        self.cache: Cache | None = None
+        self.mask: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, model, input_ids: torch.Tensor, audio) -> "VoicePrompt":
+        """Of rows that end within audio, which goes on in the same voice, or after the audio-start token, which does not."""
+        rows, config = len(input_ids), model.config
+        device = model.get_input_embeddings().weight.device
+        width, dim = config.connector_hidden_size, config.flow_config.latent_dim
+        goes_on = input_ids[:, -1] == config.audio_token_id
+        start = cls(
+            torch.zeros(rows, FRAMES_PER_TOKEN, dim, device=device),
+            torch.zeros(rows, width, device=device),
+            goes_on.clone(),
+        )
+        if not bool(goes_on.any()):
+            return start
+        counts = token_counts(audio.latents_mask.sum(1)).tolist()
+        latents = [audio.latents.new_zeros(0, dim)] * rows
+        for row, audios in enumerate(audios_by_row(input_ids == config.audio_token_id, counts)):
+            if bool(goes_on[row]):
+                latents[row] = audio.latents[audios[-1], : counts[audios[-1]] * FRAMES_PER_TOKEN]
+        longest = max(len(item) for item in latents)
+        padded = torch.stack([torch.cat([item.new_zeros(longest - len(item), dim), item]) for item in latents])
+        lengths = torch.tensor([len(item) for item in latents], device=device)
+        start.mask = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+        start._encode(model, padded)
+        return start
+
+    def extend(self, model, patch: torch.Tensor) -> torch.Tensor:
+        """Takes in the patch `[B, P, D]` that was said; the audio token `[B, 1, width]` that it is to the language model."""
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(patch), patch.shape[1])], dim=1)
+        self.known = torch.ones_like(self.known)
+        return model.connector(self._encode(model, patch))
+
+    def _encode(self, model, latents: torch.Tensor) -> torch.Tensor:
+        """Representations of the last patch in `latents`, which are the next frames of the stream."""
+        positions = None
+        if self.mask is not None:
+            positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -latents.shape[1] :]
+        output = model.audio_model.encoder(
+            latents, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+        )
+        self.cache = output.past_key_values
+        last = output.last_hidden_state[:, -FRAMES_PER_TOKEN:]
+        self.patch, self.representation = latents[:, -FRAMES_PER_TOKEN:], model.connector.downsampled(last)[:, 0]
+        return last
+
+
+def audios_by_row(places: torch.Tensor, counts: list[int]) -> list[list[int]]:
+    """Which audios, of `counts` audio tokens each and in the order of the rows, take the `places` `[B, L]` of each row."""
+    rows, following = [], 0
+    for named in places.sum(1).tolist():
+        first = following
+        while named > 0 and following < len(counts):
+            named, following = named - counts[following], following + 1
+        rows.append(list(range(first, following)))
+    return rows
+
+
+def _within(samples: torch.Tensor, position: int, due: torch.Tensor) -> list[torch.Tensor]:
+    """Of samples `[B, n]` from `position` on, what lies before the end `due` of each row."""
+    return [row[: max(0, end - position)] for row, end in zip(samples, due.tolist())]
