@@ -118,7 +118,9 @@ def run(root: Path, name: str, **changes) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish_module, "HfApi", lambda: FakeHub(root / "hub"))
-        patch.setattr(publish_module, "_problems_of_loading", lambda folder: [])  # a stranger opens all of them below
+        patch.setattr(
+            publish_module, "_problems_of_loading", lambda folder, language_model: []
+        )  # a stranger opens all of them below
         patch.setattr(sys, "argv", [name, *(f"--{key}={value}" for key, value in {**options, **places}.items())])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
 

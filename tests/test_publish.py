@@ -6,7 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 from f3_training import publish as publish_module
 from f3_training.publish import problems_of, publish
-from tiny import tiny_feature_extractor, tiny_model
+from tiny import tiny_audio_lm, tiny_feature_extractor, tiny_model, tiny_processor
 
 
 CARD = """---
@@ -55,9 +55,19 @@ def test_a_complete_folder_is_pushed_whole(good, monkeypatch):
     assert {"model.safetensors", "README.md", "modeling_autoencoder.py", "waves.png"} <= set(pushed["someone/tiny"])
 
 
+def test_an_audio_language_model_is_checked_with_the_language_model_at_hand(tmp_path):
+    folder = tmp_path / "listener"
+    tiny_audio_lm(tmp_path).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    (folder / "README.md").write_text(CARD.replace("![waves](waves.png)", ""))
+    (tmp_path / "language-model").rename(tmp_path / "moved")
+    assert any("language model" in problem for problem in problems_of(folder))
+    assert problems_of(folder, str(tmp_path / "moved")) == []
+
+
 def test_an_adapter_is_pointed_at_the_repository_that_it_lies_in(tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text('{"r": 2, "base_model_name_or_path": null}')
-    monkeypatch.setattr(publish_module, "problems_of", lambda folder: [])
+    monkeypatch.setattr(publish_module, "problems_of", lambda folder, language_model: [])
     monkeypatch.setattr(publish_module, "HfApi", MagicMock())
     publish(tmp_path, None)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] is None

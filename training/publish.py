@@ -40,16 +40,20 @@ sys.meta_path.insert(0, NotInstalled)
 LOADING = """
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor
 
-folder, processor = sys.argv[1:]
-AutoModel.from_pretrained(folder, trust_remote_code=True)
+folder, processor, *language_model = sys.argv[1:]
+elsewhere = {"text_model_name_or_path": language_model[0]} if language_model else {}
+AutoModel.from_pretrained(folder, trust_remote_code=True, **elsewhere)
 (AutoProcessor if processor == "yes" else AutoFeatureExtractor).from_pretrained(folder, trust_remote_code=True)
 """
 
 
-def problems_of(folder: Path) -> list[str]:
-    """What is wrong with a folder, in words; nothing when it can be published."""
+def problems_of(folder: Path, language_model: str | None = None) -> list[str]:
+    """
+    What is wrong with a folder, in words; nothing when it can be published. It is tried with `language_model`, if that is not
+    to be fetched from where the folder says.
+    """
     found = [*_problems_of_files(folder), *_problems_of_card(folder)]
-    return found or _problems_of_loading(folder)
+    return found or _problems_of_loading(folder, language_model)
 
 
 def _problems_of_files(folder: Path) -> list[str]:
@@ -85,13 +89,21 @@ def _problems_of_card(folder: Path) -> list[str]:
     return found + [f"the card names a folder of this machine: {place}" for place in LOCAL_PATH.findall(card.text)]
 
 
-def _problems_of_loading(folder: Path) -> list[str]:
+def _problems_of_loading(folder: Path, language_model: str | None) -> list[str]:
     """In a process of its own, with a cache of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as cache:
         has_processor = "yes" if (folder / "processor_config.json").is_file() else "no"
         done = subprocess.run(
-            [sys.executable, "-I", "-c", NOT_INSTALLED + LOADING, folder, has_processor],
+            [
+                sys.executable,
+                "-I",
+                "-c",
+                NOT_INSTALLED + LOADING,
+                folder,
+                has_processor,
+                *filter(None, [language_model]),
+            ],
             env={**environment, "HF_MODULES_CACHE": cache},
             capture_output=True,
             text=True,
@@ -105,14 +117,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def publish(folder: Path, repo_id: str | None, private: bool = False) -> str | None:
+def publish(folder: Path, repo_id: str | None, private: bool = False, language_model: str | None = None) -> str | None:
     """
     Checks, and with `repo_id` pushes. Returns the address.
 
     Raises:
         `ValueError`: when something is wrong; nothing is pushed then.
     """
-    if found := problems_of(folder):
+    if found := problems_of(folder, language_model):
         raise ValueError(f"{folder} cannot be published:\n" + "\n".join(f"- {problem}" for problem in found))
     if repo_id is None:
         return None
@@ -135,9 +147,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repo_id", help="where to push to; without it the folder is only checked")
     parser.add_argument("--private", action="store_true")
+    parser.add_argument(
+        "--language_model", help="of an audio language model: the copy to check with, where the Hub is out of reach"
+    )
     arguments = parser.parse_args()
     try:
-        address = publish(arguments.folder, arguments.repo_id, arguments.private)
+        address = publish(arguments.folder, arguments.repo_id, arguments.private, arguments.language_model)
     except ValueError as error:
         sys.exit(str(error))
     print(address or f"{arguments.folder} can be published")
