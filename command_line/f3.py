@@ -98,7 +98,10 @@ def transcribe(
     """Writes what is said in sound files, as text files, and prints it."""
     from modeling_f3.speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
-    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".txt", command="transcribe", model=model, language=language)
+    made_by = {"command": "transcribe", "model": model, "language": language}
+    if language_model is not None:
+        made_by["language_model"] = language_model
+    jobs = _jobs(sources, SOUND_SUFFIXES, output, ".txt", **made_by)
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     pipeline = F3SpeechRecognitionPipeline(model=network, processor=processor)
 

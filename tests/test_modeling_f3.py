@@ -3,13 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from modeling_f3 import (
-    F3ForAudioClassification,
-    F3ForCTC,
-    F3ForPreTraining,
-    F3Model,
-    F3StreamingState,
-)
+from modeling_f3 import F3ForAudioClassification, F3ForCTC, F3ForPreTraining, F3Model, F3StreamingState
 from modeling_f3 import modeling_f3 as module
 from tiny import TINY, noise, tiny_feature_extractor, tiny_tokenizer, tiny_tokenizer_config
 from transformers import (

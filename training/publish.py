@@ -94,16 +94,9 @@ def _problems_of_loading(folder: Path, language_model: str | None) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as cache:
         has_processor = "yes" if (folder / "processor_config.json").is_file() else "no"
+        given = [folder, has_processor, *filter(None, [language_model])]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-I",
-                "-c",
-                NOT_INSTALLED + LOADING,
-                folder,
-                has_processor,
-                *filter(None, [language_model]),
-            ],
+            [sys.executable, "-I", "-c", NOT_INSTALLED + LOADING, *given],
             env={**environment, "HF_MODULES_CACHE": cache},
             capture_output=True,
             text=True,
