@@ -161,6 +161,14 @@ def test_learning_shows_in_the_loss(folder):
     assert distances[1] < 0.8 * distances[0]
 
 
+def test_a_frozen_encoder_keeps_the_latents_while_the_decoder_learns(folder):
+    train(folder, "decoder", freeze_encoder=True, weight_decay=0.1)
+    before, after = load_file(folder / "start" / "model.safetensors"), weights(folder, "decoder")
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("encoder.")} <= kept
+    assert not [name for name in kept if name.startswith("decoder.") and name.endswith(".weight")]
+
+
 def test_held_out_figures_reach_history_and_log(folder):
     trainer = train(folder, "held-out", max_steps=2, evaluation_steps=1, validation_split="train", evaluation_items=2)
     history = json.loads((folder / "held-out" / "training.json").read_text())["history"]

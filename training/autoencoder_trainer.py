@@ -51,6 +51,7 @@ class AutoencoderTrainer:
         )
         torch.manual_seed(arguments.seed)  # initial weights
         model = self._initial_model(config)
+        model.encoder.requires_grad_(not arguments.freeze_encoder)
         self.config = model.config
         self.average = copy.deepcopy(model).eval().requires_grad_(False).to(self.accelerator.device)
         self.step = 0
