@@ -8,6 +8,7 @@ Files that are there already are not done again, and a bad one stops no other. L
 so that `f3 --help` answers at once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,11 +51,11 @@ def encode(
     jobs = _jobs(sources, SOUND_SUFFIXES, output, ".safetensors", command="encode", model=model)
     autoencoder, extractor = _autoencoder(_loaded(model, device, dtype)), _feature_extractor(model)
 
-    def write(recording: dict, target: Path) -> None:
-        inputs = extractor(recording, **ANY_SOUND).to(autoencoder.device, autoencoder.dtype)
+    def work(source: Path, target: Path) -> None:
+        inputs = extractor(_recording(source), **ANY_SOUND).to(autoencoder.device, autoencoder.dtype)
         save_latents(autoencoder.encode(**inputs), extractor.sampling_rate, model, target)
 
-    failed = _run(jobs, _recording, write)
+    failed = _run_on_all_cores(jobs, work)
     if dataset is not None:
         done = [job for job in jobs if job.target.exists()]
         gather([job.target for job in done], [str(job.source) for job in done], dataset)
@@ -72,8 +73,8 @@ def decode(sources: Sources, output: Output, model: Model, device: Device = "cpu
     autoencoder = _autoencoder(_loaded(model, device, dtype))
     rate = autoencoder.config.sampling_rate
 
-    def write(content: tuple, target: Path) -> None:
-        latents, metadata = content
+    def work(source: Path, target: Path) -> None:
+        latents, metadata = load_latents(source)
         if int(metadata["sampling_rate"]) != rate:
             raise ValueError(
                 f"latents of {metadata['sampling_rate']} Hz, the model has {rate}: pass {metadata['model']}"
@@ -82,7 +83,7 @@ def decode(sources: Sources, output: Output, model: Model, device: Device = "cpu
         latents = latents[None].to(autoencoder.device, autoencoder.dtype)
         _write(autoencoder.decode(latents, audio_lengths=lengths).audio_values[0, 0], rate, target)
 
-    raise typer.Exit(min(_run(jobs, load_latents, write), 1))
+    raise typer.Exit(min(_run_on_all_cores(jobs, work), 1))
 
 
 @app.command()
@@ -105,12 +106,12 @@ def transcribe(
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     pipeline = F3SpeechRecognitionPipeline(model=network, processor=processor)
 
-    def write(recording: dict, target: Path) -> None:
-        text = pipeline(recording, language=language)["text"]
+    def work(source: Path, target: Path) -> None:
+        text = pipeline(_recording(source), language=language)["text"]
         target.write_text(text + "\n", encoding="utf-8")
         print(text)
 
-    raise typer.Exit(min(_run(jobs, _recording, write), 1))
+    raise typer.Exit(min(run_jobs(jobs, work, console), 1))
 
 
 @app.command()
@@ -151,7 +152,8 @@ def info(
     """Shows what a model is."""
     from rich.table import Table
 
-    network = _audio_lm(model, language_model, "cpu", "float32")
+    elsewhere = {} if language_model is None else {"text_model_name_or_path": language_model}
+    network = _loaded(model, "cpu", "float32", **elsewhere)
     table = Table(show_header=False)
     table.add_row("class", type(network).__name__)
     for name, value in _facts(network).items():
@@ -186,11 +188,20 @@ def _jobs(sources: list[str], suffixes: tuple[str, ...], output: Path, suffix: s
         raise typer.BadParameter(str(error)) from error
 
 
-def _run(jobs: list[FileJob], read: Any, write: Any) -> int:
+def _run_on_all_cores(jobs: list[FileJob], work: Callable[[Path, Path], None]) -> int:
+    """As many files at once as PyTorch would take threads for one; the layers of a small model leave most of those idle."""
     import torch
 
-    with torch.inference_mode():
-        return run_jobs(jobs, read, write, console)
+    def without_gradients(source: Path, target: Path) -> None:
+        with torch.inference_mode():  # a setting of the thread
+            work(source, target)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_jobs(jobs, without_gradients, console, at_once=threads)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loaded(model: str, device: str, dtype: str, **options: Any) -> Any:
@@ -202,8 +213,7 @@ def _loaded(model: str, device: str, dtype: str, **options: Any) -> Any:
 
 
 def _audio_lm(model: str, language_model: str | None, device: str, dtype: str) -> Any:
-    elsewhere = {} if language_model is None else {"text_model_name_or_path": language_model}
-    return _loaded(model, device, dtype, **elsewhere)
+    return _loaded(model, device, dtype, text_model_name_or_path=language_model).merge_adapter()
 
 
 def _autoencoder(network: Any) -> Any:

@@ -3,11 +3,10 @@
 import glob
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -71,12 +70,10 @@ def claim(folder: Path, made_by: dict[str, str]) -> None:
     record.write_text(json.dumps(made_by), encoding="utf-8")
 
 
-def run_jobs(
-    jobs: Sequence[FileJob], read: Callable[[Path], Any], write: Callable[[Any, Path], None], console: Console
-) -> int:
+def run_jobs(jobs: Sequence[FileJob], work: Callable[[Path, Path], None], console: Console, at_once: int = 1) -> int:
     """
-    `write(read(source), target)` for each job whose target is not there; the next file is read while one is worked on. A
-    target appears only when it is complete, so a killed run loses the files that it was working on and no other.
+    `work(source, target)` for each job whose target is not there, `at_once` of them in threads of their own. A target appears
+    only when it is complete, so a killed run loses the files that it was working on and no other.
 
     Returns:
         `int`: how many failed; each is reported, and the others are done.
@@ -84,30 +81,29 @@ def run_jobs(
     todo = [job for job in jobs if not job.target.exists()]
     failed = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(at_once) as pool:
         task = progress.add_task("", total=len(jobs), completed=len(jobs) - len(todo))
-        for job, content in _read_ahead(todo, read):
-            progress.update(task, description=job.source.name)
-            part = job.target.with_name(f".part-{job.target.name}")
-            try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-                write(content.result(), part)
-                os.replace(part, job.target)
-            except Exception as error:  # whatever is wrong with one file, the others are still wanted
-                failed += 1
-                part.unlink(missing_ok=True)
-                console.print(f"[red]{job.source}[/red]: {error}", highlight=False)
-            progress.advance(task)
+        started = {pool.submit(_run, job, work): job for job in todo}
+        try:
+            for future in as_completed(started):
+                progress.update(task, description=started[future].source.name, advance=1)
+                error = future.result()
+                if error is not None:
+                    failed += 1
+                    console.print(f"[red]{started[future].source}[/red]: {error}", highlight=False)
+        finally:
+            pool.shutdown(cancel_futures=True)  # stopped by the user, it begins no other file
     console.print(f"{len(todo) - failed} done, {len(jobs) - len(todo)} done before, {failed} failed", highlight=False)
     return failed
 
 
-def _read_ahead(jobs: Sequence[FileJob], read: Callable[[Path], Any]) -> Iterator[tuple[FileJob, Future]]:
-    """Each job with what was read for it, one job ahead, so that no more than two are in memory."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, jobs[0].source) if jobs else None
-        for index, job in enumerate(jobs):
-            current = ahead
-            if index + 1 < len(jobs):
-                ahead = reader.submit(read, jobs[index + 1].source)
-            yield job, current
+def _run(job: FileJob, work: Callable[[Path, Path], None]) -> Exception | None:
+    part = job.target.with_name(f".part-{job.target.name}")
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        work(job.source, part)
+        os.replace(part, job.target)
+    except Exception as error:  # whatever is wrong with one file, the others are still wanted
+        part.unlink(missing_ok=True)
+        return error
+    return None

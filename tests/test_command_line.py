@@ -1,6 +1,7 @@
 """Promises of the command `f3`."""
 
 from pathlib import Path
+from threading import Barrier, Lock
 
 import numpy as np
 import pytest
@@ -55,12 +56,13 @@ def test_a_folder_becomes_latents_and_sound_of_the_same_length_again(folder):
 
 
 def test_a_killed_run_goes_on_and_nothing_is_done_twice(folder, monkeypatch):
-    done, replace = [], jobs_module.os.replace
+    done, replace, lock = [], jobs_module.os.replace, Lock()
 
     def dying(part, target):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(target)
+        with lock:
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(target)
         replace(part, target)
 
     command = ("encode", "sounds", "--output", "latents", "--model", "model")
@@ -104,22 +106,20 @@ def test_patterns_and_names_are_found_and_mistakes_are_named(folder):
         file_jobs(["sounds"], (".wav", ".flac"), Path("o"), ".txt")
 
 
-def test_no_more_than_two_files_are_in_memory(folder):
-    present, most = set(), []
+def test_as_many_files_are_worked_on_at_once_as_asked_for_and_no_more(folder):
+    both_are_there, present, most = Barrier(2, timeout=60), set(), []
 
-    def read(path):
-        present.add(path)
+    def work(source, target):
+        present.add(source)
         most.append(len(present))
-        return path
+        both_are_there.wait()  # breaks, and fails the file, unless there is another one
+        present.discard(source)
+        both_are_there.wait()
+        target.touch()
 
     jobs = [jobs_module.FileJob(Path(str(index)), Path("out") / str(index)) for index in range(20)]
-
-    def write(path, target):
-        target.touch()
-        present.discard(path)
-
-    assert jobs_module.run_jobs(jobs, read, write, jobs_module.Console(quiet=True)) == 0
-    assert max(most) <= 2
+    assert jobs_module.run_jobs(jobs, work, jobs_module.Console(quiet=True), at_once=2) == 0
+    assert max(most) == 2
 
 
 def test_a_language_model_transcribes_and_speaks(folder):

@@ -29,7 +29,7 @@ class AutoencoderArguments:
     preset: str = field(default="base", metadata={"help": "base, s24 or nano"})
     init_from: str | None = field(default=None, metadata={"help": "start from this pretrained autoencoder"})
     freeze_encoder: bool = field(
-        default=False, metadata={"help": "train the decoder only: latents made before, and what was trained on them, stay valid"}
+        default=False, metadata={"help": "train the decoder only, so that latents made before stay valid"}
     )
     max_steps: int = field(default=100_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
