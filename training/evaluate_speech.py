@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from .audio_dataset import decode_audio, load_audio_dataset, resample
 from .evaluate_reconstruction import public_name
-from .evaluate_transcription import load_audio_lm
 from .judges import Judges, load_judges
 from .latents_batches import TaskMix
 from .latents_cache import load_latents
@@ -50,7 +49,10 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     Raises:
         `ValueError`: when the dataset has no sentence in the voice.
     """
-    model = load_audio_lm(arguments.model, arguments.language_model).to(arguments.device).eval()
+    model = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.model, text_model_name_or_path=arguments.language_model
+    )
+    model = model.merge_adapter().to(arguments.device)
     processor = F3Processor.from_pretrained(arguments.model)
     judges = load_judges(cache=arguments.judge_cache) if judges is None else judges
     rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)

@@ -35,7 +35,10 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     Raises:
         `ValueError`: when no row has a text in the language.
     """
-    model = load_audio_lm(arguments.model, arguments.language_model).to(arguments.device).eval()
+    model = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.model, text_model_name_or_path=arguments.language_model
+    )
+    model = model.merge_adapter().to(arguments.device)
     processor = F3Processor.from_pretrained(arguments.model)
     records = []
     for path in arguments.datasets:
@@ -71,12 +74,6 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     (folder / "transcription.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))
     return report
-
-
-def load_audio_lm(model: str, language_model: str | None) -> F3AudioLMForConditionalGeneration:
-    """With the language model that it names, or another copy of it."""
-    elsewhere = {} if language_model is None else {"text_model_name_or_path": language_model}
-    return F3AudioLMForConditionalGeneration.from_pretrained(model, **elsewhere)
 
 
 def texts_in(path: str, arguments: argparse.Namespace):

@@ -106,12 +106,11 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
 
 def _listener(arguments) -> F3AudioLMForConditionalGeneration:
     """A model that has its language model and connector already."""
-    elsewhere = {} if arguments.language_model is None else {"text_model_name_or_path": arguments.language_model}
     return F3AudioLMForConditionalGeneration.from_pretrained(
         arguments.init_from,
         text_loss_weight=arguments.text_loss_weight,
         code_loss_weight=arguments.code_loss_weight,
-        **elsewhere,
+        text_model_name_or_path=arguments.language_model,
     )
 
 
