@@ -139,7 +139,10 @@ def browser() -> Iterator[Browser]:
     libraries = os.pathsep.join(sorted({str(file.parent) for file in UNPACKED.rglob("*.so*")}))
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=program, env={**os.environ, "LD_LIBRARY_PATH": libraries}, timeout=PATIENCE
+            executable_path=program,
+            env={**os.environ, "LD_LIBRARY_PATH": libraries},
+            args=["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],  # a microphone that beeps
+            timeout=PATIENCE,
         )
         yield launched
         launched.close()
@@ -179,6 +182,16 @@ def test_a_visitor_hears_and_sees_what_becomes_of_an_uploaded_recording(visit):
     expect(visit.get_by_test_id("matplotlib").locator("img")).to_be_visible()
     duration = visit.get_by_test_id("waveform-Reconstruction").locator("#duration")  # known once the sound is decoded
     expect(duration).to_have_text(re.compile("0:0[89]"))
+
+
+def test_a_visitor_records_with_the_microphone(visit):
+    visit.get_by_label("Record audio").first.click()
+    visit.get_by_role("button", name="Record", exact=True).first.click()
+    visit.get_by_text(re.compile("0:0[2-9]")).first.wait_for()
+    visit.get_by_role("button", name="Stop", exact=True).first.click()
+    visit.get_by_test_id("waveform-Recording").wait_for()
+    press(visit, "Reconstruct")
+    expect(visit.get_by_text("latents of 4 values")).to_be_visible()
 
 
 def test_a_visitor_hears_speech_before_it_is_finished(visit, monkeypatch):
