@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,25 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from tiny import noise, tiny_audio_lm, tiny_model, tiny_processor, write_latents
+
+
+# Accelerate offers FSDP where there are accelerators; PyTorch shards over processors as well.
+ON_PROCESSORS = """
+import os
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from f3_training.audio_lm import train
+
+prepare = AcceleratorState.__init__
+
+def sharded(self, *arguments, **options):
+    prepare(self, *arguments, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP"):
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
+
+AcceleratorState.__init__ = sharded
+train()
+"""
 
 
 def row(index: int, **values) -> dict:
@@ -81,6 +104,31 @@ def test_lora_comes_along_can_be_switched_off_and_merged(data, tmp_path):
     for model in (merged, F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()):
         torch.testing.assert_close(model(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
     assert "adapter_config.json" not in {path.name for path in (tmp_path / "merged").iterdir()}
+
+
+def test_weights_sharded_over_processes_learn_what_copies_of_them_do_and_are_saved_whole(data, tmp_path):
+    (tmp_path / "run.py").write_text(ON_PROCESSORS)
+    histories, adapters = [], []
+    for way in ("ddp", "fsdp"):
+        options = vars(arguments(data, tmp_path / way, latents=str(data / "latents"), batch_size=2, lora_rank=2))
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        config = Path(__file__).parents[1] / "examples" / "accelerate" / f"{way}.yaml"
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+        done = subprocess.run(
+            [sys.executable, *launcher, "--mixed_precision", "no", tmp_path / "run.py", *given],
+            capture_output=True, text=True, timeout=300,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        history = json.loads((tmp_path / way / "history.json").read_text())
+        histories.append([value for row in history for name, value in row.items() if name.endswith("_loss")])
+        model = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / way / "model")
+        adapters.append({name: weight for name, weight in model.state_dict().items() if ".lora_B." in name})
+    copies, sharded = adapters
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5) and len(histories[0]) == 3 * 6
+    assert copies.keys() == sharded.keys() and all(weight.any() for weight in copies.values())
+    for name, weight in copies.items():
+        torch.testing.assert_close(sharded[name], weight, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_a_speaker_with_an_adapter_goes_on_with_it_and_is_saved_whole(data, tmp_path):

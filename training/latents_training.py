@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -82,17 +85,19 @@ class HeldOutHistory(TrainerCallback):
         self.hook.remove()
 
     def _add(self, args, state, model: PreTrainedModel) -> None:
-        if not state.is_world_process_zero or (self.history and self.history[-1]["step"] == state.global_step):
+        """By every process, though one of them writes: where weights are sharded, none can do without the others."""
+        if self.history and self.history[-1]["step"] == state.global_step:
             return
         was_training = model.training
         model.eval()
-        with torch.inference_mode(), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
+        with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
             scores = self.score(model)
         model.train(was_training)
         paid = {"step": state.global_step, "minutes": self.minutes, "audio_hours": self.audio_hours}
         self.history.append({**paid, **scores})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.history, indent=2))
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.history, indent=2))
         self.log({f"eval_{name}": value for name, value in scores.items()})
 
 
@@ -123,11 +128,27 @@ def run_trainer(
     held_out = HeldOutHistory(score, trainer.log, frame_rate, output_dir / "history.json")
     trainer.add_callback(held_out)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    gather_weights(trainer.model)
     if trainer.is_world_process_zero():
         record = {"arguments": vars(arguments), **machine(), "steps": trainer.state.global_step}
         record["history"] = held_out.history
         (output_dir / "training.json").write_text(json.dumps(record, indent=2))
     return trainer
+
+
+def gather_weights(model: nn.Module) -> None:
+    """
+    Makes the model what it was before FSDP sharded it over the processes, all of which call this, with whole weights to be
+    saved. Others are left as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # else it puts its shards back when it is asked for its weights
+            module.__class__ = type(module).__bases__[1]
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, DTensor):
+                setattr(module, name, nn.Parameter(weight.full_tensor(), weight.requires_grad))
 
 
 def last_checkpoint(output_dir: Path) -> str | None:
