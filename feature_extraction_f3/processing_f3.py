@@ -336,8 +336,16 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         return {"input_ids": _pad(rows, pad, side), "attention_mask": _pad(mask, 0, side)}
 
     def save_audio(self, audio: Any, path: str) -> None:
-        """Writes one waveform, or one of the `audio` that `generate` returns, as a sound file at the model's rate."""
-        import soundfile
+        """
+        Writes one waveform, or one of the `audio` that `generate` returns, as a sound file at the model's rate.
+
+        Raises:
+            `ImportError`: without the package soundfile.
+        """
+        try:
+            import soundfile
+        except (ImportError, OSError) as error:
+            raise ImportError(f"sound files are written with soundfile ({error}): pip install soundfile") from error
 
         samples = torch.as_tensor(audio).detach().float().cpu().flatten().numpy()
         soundfile.write(path, samples, self.feature_extractor.sampling_rate)

@@ -150,9 +150,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         language model is one of its own then, so checkpoints hold it. Returns the model; without an adapter, as it was.
         """
         if self._hf_peft_config_loaded:
-            from peft.tuners.tuners_utils import BaseTunerLayer
-
-            adapted = {name: layer for name, layer in self.named_modules() if isinstance(layer, BaseTunerLayer)}
+            adapted = {name: layer for name, layer in self.named_modules() if hasattr(layer, "get_base_layer")}
             for name, layer in adapted.items():
                 layer.merge()
                 self.set_submodule(name, layer.get_base_layer())

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import soundfile
@@ -116,3 +117,9 @@ def test_mistakes_are_named():
         F3Processor(tiny_feature_extractor(), tiny_text_tokenizer(), 32, "<repo_name>", "<audio>", "<filename>")
     with pytest.raises(ValueError, match="got 400 Hz"):
         processor("<file_sep>", audio(0.1), 400)
+
+
+def test_saving_audio_without_soundfile_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ImportError, match="pip install soundfile"):
+        tiny_processor().save_audio(torch.zeros(3), str(tmp_path / "speech.wav"))

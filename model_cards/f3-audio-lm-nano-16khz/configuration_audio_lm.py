@@ -1,5 +1,7 @@
 """Configuration of the F3 audio language model: the tokenizer, any causal language model, and what joins them."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -23,7 +25,7 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
         flow_config (`dict` or [`F3FlowHeadConfig`], *optional*): the flow head; without it the model listens and writes, but
             does not speak.
         text_model_name_or_path (`str`, *optional*): where its weights come from: checkpoints leave them out and
-            `from_pretrained` fetches them from here.
+            `from_pretrained` fetches them from here, or from where a call of it says; `None` there changes nothing.
         text_model_revision (`str`, *optional*): revision of that repository.
         save_language_model (`bool`): put the language model's weights into checkpoints all the same.
         freeze_language_model (`bool`): train everything around the language model, but not the language model.
@@ -71,6 +73,13 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             self.flow_config = F3FlowHeadConfig(**self.flow_config)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in Transformers."""
+        if kwargs.get("text_model_name_or_path") is None:
+            kwargs.pop("text_model_name_or_path", None)  # nobody wants to forget the language model
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def sampling_rate(self) -> int:

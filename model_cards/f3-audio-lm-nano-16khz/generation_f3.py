@@ -271,16 +271,14 @@ class F3SpeechGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor, Cache]:
         """The language model's last hidden state [B, width] after `embeds` [B, n, width]."""
         positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-        output = self.language_model(
+        output = self.language_model.base_model(  # without the head, whose words nobody asks for
             inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            output_hidden_states=True,
-            logits_to_keep=1,
         )
-        return output.hidden_states[-1][:, -1], output.past_key_values
+        return output.last_hidden_state[:, -1], output.past_key_values
 
 
 AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")

@@ -132,6 +132,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                 return self.save_pretrained(save_directory, *args, **kwargs)
             finally:
                 self._hf_peft_config_loaded = True
+        self.generation_config._from_model_config = False  # or loading it would drop the options of speech
         self._keys_to_ignore_on_save = set()
         if not self.config.save_language_model:
             if self.config.text_model_name_or_path is None:
@@ -142,6 +143,21 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             self._keys_to_ignore_on_save = {f"language_model.{name}" for name in self.language_model.state_dict()}
         # the format that it was loaded from is that of the adapter, whose names are not ours
         return super().save_pretrained(save_directory, *args, **{**kwargs, "save_original_format": False})
+
+    def merge_adapter(self) -> "F3AudioLMForConditionalGeneration":
+        """
+        Adds the adapter to the weights of the language model and takes it off: the answers stay, and come sooner. The
+        language model is one of its own then, so checkpoints hold it. Returns the model; without an adapter, as it was.
+        """
+        if self._hf_peft_config_loaded:
+            adapted = {name: layer for name, layer in self.named_modules() if hasattr(layer, "get_base_layer")}
+            for name, layer in adapted.items():
+                layer.merge()
+                self.set_submodule(name, layer.get_base_layer())
+            del self.peft_config
+            self._hf_peft_config_loaded = False
+            self.config.save_language_model = True
+        return self
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs):
         # The only tied weights are inside the language model; where it comes later, none of it is missing.

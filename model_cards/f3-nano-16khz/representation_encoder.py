@@ -17,7 +17,8 @@ class F3RepresentationEncoder(nn.Module):
     def __init__(self, config: F3Config):
         super().__init__()
         self.projection = nn.Linear(config.autoencoder_config.latent_dim, config.hidden_size)
-        self.body = AutoModel.from_config(config.encoder_config)
+        # the dtype being loaded, which Transformers does not tell configurations as deep down as this one
+        self.body = AutoModel.from_config(config.encoder_config, dtype=torch.get_default_dtype())
         self.body.set_input_embeddings(None)  # it is fed with projected latents
 
     def forward(
