@@ -71,7 +71,7 @@ def test_a_card_has_hub_metadata_and_every_section(tmp_path):
         },
         "by_kind": {}, "by_source": {}, "by_language": {}, "noise": [],
     }  # fmt: skip
-    text = autoencoder_card(tmp_path, TRAINING, json.loads(json.dumps(evaluation)), BENCHMARK, "| plain |")
+    text = autoencoder_card(tmp_path, [TRAINING, TRAINING], json.loads(json.dumps(evaluation)), BENCHMARK, "| plain |")
     assert text.startswith("---\nlibrary_name: transformers\nlicense: apache-2.0")
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Use", "## Training", "## Reconstruction of held-out recordings", "## What normalisation and noise do",

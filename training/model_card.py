@@ -96,9 +96,14 @@ do not use it as evidence of what was said. It carries voices over well enough t
 
 
 def autoencoder_card(
-    model_dir: Path, training: dict, evaluation: dict, benchmark: dict, ablation: str = "", history_note: str = ""
+    model_dir: Path,
+    trainings: list[dict],
+    evaluation: dict,
+    benchmark: dict,
+    ablation: str = "",
+    history_note: str = "",
 ) -> str:
-    """`ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the training does not."""
+    """`trainings` are records of one run after the other, `ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the training does not."""
     config = AutoConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
     return card(
@@ -110,7 +115,7 @@ def autoencoder_card(
         "## Use",
         USE_AUTOENCODER.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim),
         "## Training",
-        training_section(training),
+        *map(training_section, trainings),
         history_note,
         "## Reconstruction of held-out recordings",
         markdown(evaluation).split("\n", 2)[2].strip(),
@@ -251,15 +256,16 @@ def write_weights(source: Path, model_dir: Path) -> None:
 
 
 def write_autoencoder_card(
-    model_dir: Path, training: Path, evaluation: Path, benchmark: Path, ablation: Path | None, history_note: str
+    model_dir: Path, training: list[Path], evaluation: Path, benchmark: Path, ablation: Path | None, history_note: str
 ) -> None:
     """README.md and its pictures."""
     for folder in filter(None, (evaluation, ablation)):
         for picture in sorted(folder.glob("*.png")):
             shutil.copy(picture, model_dir / picture.name)
-    records = [json.loads(path.read_text()) for path in (training, evaluation / "metrics.json", benchmark)]
+    trainings = [json.loads(path.read_text()) for path in training]
+    scores, speeds = (json.loads(path.read_text()) for path in (evaluation / "metrics.json", benchmark))
     ablated = (ablation / "ablation.md").read_text(encoding="utf-8") if ablation else ""
-    text = autoencoder_card(model_dir, *records, ablated, history_note)
+    text = autoencoder_card(model_dir, trainings, scores, speeds, ablated, history_note)
     (model_dir / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -283,17 +289,17 @@ def main() -> None:
     weights.add_argument("model_dir", type=Path)
     weights.set_defaults(run=write_weights)
     autoencoder = commands.add_parser("autoencoder")
-    for record in ("training", "evaluation", "benchmark"):
+    for record in ("evaluation", "benchmark"):
         autoencoder.add_argument(f"--{record}", type=Path, required=True)
     autoencoder.add_argument("--ablation", type=Path)
     autoencoder.set_defaults(run=write_autoencoder_card)
     others = {name: commands.add_parser(name) for name in CARDS}
     for name, command in others.items():
-        command.add_argument("--training", type=Path, nargs="+", required=True)
         command.add_argument("--reports", type=Path, nargs="+", default=[])
         command.set_defaults(run=partial(write_card, CARDS[name]))
     for command in (autoencoder, *others.values()):
         command.add_argument("model_dir", type=Path)
+        command.add_argument("--training", type=Path, nargs="+", required=True)
         command.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)
