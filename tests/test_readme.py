@@ -52,6 +52,12 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path):
     assert len(snippets) == 7 and done.returncode == 0, done.stderr
 
 
+def test_the_table_of_commands_is_complete():
+    table = (ROOT / "README.md").read_text().split("| to | commands |")[1].split("\n\n")[0]
+    runnable = {path.stem for path in (ROOT / "training").glob("*.py") if "__main__" in path.read_text()}
+    assert set(re.findall(r"`(\w+)`", table)) == runnable - {"demo"}
+
+
 def test_every_file_the_readme_names_exists():
     named = re.findall(r"`((?:tests|model_cards|training|examples)/[\w./-]+)`", (ROOT / "README.md").read_text())
     assert named and not [name for name in named if not (ROOT / name).exists()]
