@@ -1,3 +1,4 @@
+import inspect
 import re
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ from pathlib import Path
 
 from f3_training.pinned_wheels import unpacked
 from f3_training.prepare_language_model import GGUF, SMOLLM2, convert
+from transformers import TrainingArguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +63,24 @@ def test_the_table_of_commands_is_complete():
 def test_every_file_the_readme_names_exists():
     named = re.findall(r"`((?:tests|model_cards|training|examples)/[\w./-]+)`", (ROOT / "README.md").read_text())
     assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_commands_of_the_readme_have_the_options_that_it_gives_them():
+    """Those of `f3_training`, of walk-throughs, `f3` and the page, in blocks of commands and in the table of figures."""
+    readme = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    figures = re.findall(r"`((?:evaluate_\w+|probe) --.*?)`", readme)
+    blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
+    sources = {path.stem: path.read_text() for name in ("training", "examples") for path in (ROOT / name).glob("*.py")}
+    sources["f3"] = (ROOT / "command_line" / "f3.py").read_text()
+    sources["f3_gradio_demo"] = (ROOT / "gradio_demo" / "__main__.py").read_text()
+    trainer = set(inspect.signature(TrainingArguments).parameters)
+    checked = 0
+    for line in [line for block in blocks for line in block.splitlines()] + figures:
+        called = re.search(rf"(?:-m f3_training\.|-m |examples/|^)({'|'.join(sources)})(?:\.py)? ", line)
+        if called is None:
+            continue
+        for option in re.findall(r" --([\w-]+)", line[called.end() :]):
+            name = option.replace("-", "_")
+            assert re.search(rf"\b{name}\b", sources[called[1]]) or name in trainer, f"{called[1]} has no --{option}"
+            checked += 1
+    assert checked > 60
