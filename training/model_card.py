@@ -103,7 +103,10 @@ def autoencoder_card(
     ablation: str = "",
     history_note: str = "",
 ) -> str:
-    """`trainings` are records of one run after the other, `ablation` is the report of `ablate_bottleneck`, `history_note` tells what the record of the training does not."""
+    """
+    `trainings` are records of one run after the other, `ablation` is the report of `ablate_bottleneck`, `history_note` tells
+    what the records do not.
+    """
     config = AutoConfig.from_pretrained(model_dir)
     parameters = evaluation["conditions"]["parameters"]
     return card(
