@@ -150,14 +150,22 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         language model is one of its own then, so checkpoints hold it. Returns the model; without an adapter, as it was.
         """
         if self._hf_peft_config_loaded:
-            adapted = {name: layer for name, layer in self.named_modules() if hasattr(layer, "get_base_layer")}
-            for name, layer in adapted.items():
+            for layer in self._adapted_layers().values():
                 layer.merge()
-                self.set_submodule(name, layer.get_base_layer())
-            del self.peft_config
-            self._hf_peft_config_loaded = False
+            self.take_off_adapter()
             self.config.save_language_model = True
         return self
+
+    def take_off_adapter(self) -> None:
+        """Leaves the model without the adapter that it was loaded with."""
+        for name, layer in self._adapted_layers().items():
+            self.set_submodule(name, layer.get_base_layer())
+        del self.peft_config
+        self._hf_peft_config_loaded = False
+
+    def _adapted_layers(self) -> dict[str, nn.Module]:
+        """Layers of PEFT, which need not be installed where there are none."""
+        return {name: layer for name, layer in self.named_modules() if hasattr(layer, "get_base_layer")}
 
     def tie_weights(self, missing_keys: set[str] | None = None, **kwargs):
         # The only tied weights are inside the language model; where it comes later, none of it is missing.

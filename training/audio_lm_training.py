@@ -116,15 +116,9 @@ def with_lora(model: F3AudioLMForConditionalGeneration, rank: int) -> "PeftModel
 
 def taken_out(model: F3AudioLMForConditionalGeneration) -> "tuple[LoraConfig, dict[str, torch.Tensor]]":
     """The adapter that a model was loaded with, its weights named as a `PeftModel` names them; the model is left without."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     (config,) = model.peft_config.values()
     weights = {f"base_model.model.{name}": weight for name, weight in model.state_dict().items() if ".lora_" in name}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            model.set_submodule(name, module.get_base_layer())
-    del model.peft_config
-    model._hf_peft_config_loaded = False
+    model.take_off_adapter()
     return config, weights
 
 
