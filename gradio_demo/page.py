@@ -29,6 +29,7 @@ def page(autoencoder: str, audio_lm: str | None = None, language_model: str | No
             model = F3AudioLMForConditionalGeneration.from_pretrained(
                 audio_lm, text_model_name_or_path=language_model
             ).merge_adapter()
+            model.language_model.half()  # all of it is read for every token
             processor = F3Processor.from_pretrained(audio_lm)
             transcribe_tab(model, processor)
             if model.flow_head is not None:

@@ -272,7 +272,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         """The language model's last hidden state [B, width] after `embeds` [B, n, width]."""
         positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         output = self.language_model.base_model(  # without the head, whose words nobody asks for
-            inputs_embeds=embeds,
+            inputs_embeds=embeds.to(self.language_model.dtype),
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,

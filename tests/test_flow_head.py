@@ -158,7 +158,7 @@ def test_a_head_comes_back_from_its_folder(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = F3FlowHead.from_pretrained(tmp_path).eval()
     samples = [m.sample(**known, generator=torch.Generator().manual_seed(0)) for m in (model, loaded)]
-    assert torch.equal(*samples)
+    torch.testing.assert_close(*samples, atol=1e-5, rtol=0)
 
 
 def test_mistakes_are_named():

@@ -111,6 +111,20 @@ def test_a_model_in_half_precision_listens_and_speaks(model, tmp_path, dtype):
     assert half.generate(**question, do_sample=False, max_new_tokens=3).shape[1] > question["input_ids"].shape[1]
 
 
+def test_the_language_model_alone_may_be_in_half_precision(model):
+    """As it is on CPUs, where all of it is read for every token."""
+    question = tiny_processor().apply_transcription_request(noise(400).numpy(), sampling_rate=800)
+    said, written = [], []
+    for dtype in (torch.float32, torch.float16):
+        model.language_model.to(dtype)
+        said.append(model.generate(**say("hi"), max_new_patches=3, generator=seeds(0)).latents[0])
+        written.append(model(**question).logits[0, -1].float())
+    assert {parameter.dtype for parameter in model.audio_model.parameters()} == {torch.float32}
+    torch.testing.assert_close(*said, atol=5e-2, rtol=0)
+    torch.testing.assert_close(*written, atol=5e-2, rtol=0)
+    assert not torch.equal(*said)
+
+
 def test_without_a_cap_the_length_of_the_text_is_one(model):
     inputs = say("hi")
     output = model.generate(**inputs, patches_per_token=1)

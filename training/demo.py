@@ -148,6 +148,7 @@ def main() -> None:
         arguments.audio_lm, text_model_name_or_path=str(arguments.language_model)
     )
     model = model.merge_adapter()
+    model.language_model.half()  # all of it is read for every token
     processor = F3Processor.from_pretrained(arguments.audio_lm)
     print("\n# Transcribe")
     transcribe(model, processor, arguments.input, WORDS if arguments.input == RECORDING else arguments.words)

@@ -56,6 +56,9 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     processor = F3Processor.from_pretrained(arguments.model)
     judges = load_judges(cache=arguments.judge_cache) if judges is None else judges
     rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)
+    latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
+    flow_loss = flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents)))))
+    model.language_model.to(getattr(torch, arguments.language_model_dtype))
     voice = mean_embedding([decode_audio(row["audio"], JUDGE_RATE) for row in rows], judges.embed_speaker)
     folder = arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,6 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     for steps, scale in product(STEPS, SCALES):
         found = records_of(few, f"{steps} steps, {scale}", num_flow_steps=steps, guidance_scale=scale)
         grid.append({"steps": steps, "guidance": scale, **means(found)})
-    latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
     report = {
         "conditions": {
             "model": public_name(arguments.model),
@@ -90,11 +92,12 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
             "grid_sentences": len(few),
             "threads": torch.get_num_threads(),
             "device": arguments.device,
+            "language_model_dtype": arguments.language_model_dtype,
         },
         "references": references,
         "default": means(records),
         "grid": grid,
-        "flow_loss": flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents))))),
+        "flow_loss": flow_loss,
     }
     (folder / "speech.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -227,7 +230,7 @@ def markdown(report: dict) -> str:
     """The tables."""
     text = (
         "{model} says {sentences} sentences of {dataset}, split {split}, that it has not learned, in the voice {voice} "
-        "({device}, {threads} threads). The grid is over {grid_sentences} of them."
+        "({device}, {threads} threads, language model in {language_model_dtype}). The grid is over {grid_sentences} of them."
     ).format(**report["conditions"])
     columns = {
         "WER (%)": lambda part: f"{100 * part['wer']:.1f}",
@@ -268,6 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid_items", type=int, default=20, help="sentences for each pair of steps and guidance")
     parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
+    parser.add_argument("--language_model_dtype", default="float16", help="while it speaks (default float16)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser

@@ -97,17 +97,34 @@ class F3FlowHead(F3PreTrainedModel):
             has_condition, has_representation, has_previous: `[N]`, false where a learned vector takes the place of what
                 is not known: without guidance, at the first patch.
         """
+        given = self._given(
+            condition, representation, previous_patch, has_condition, has_representation, has_previous
+        )
+        return self._velocity(noisy_patch, time, given)
+
+    def _given(
+        self,
+        condition: torch.Tensor,
+        representation: torch.Tensor,
+        previous_patch: torch.Tensor,
+        has_condition: torch.Tensor | None,
+        has_representation: torch.Tensor | None,
+        has_previous: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The tokens [N, 2 + P, width] of what a patch is made from, the first without the time: the same at every step."""
         dtype = self.condition.weight.dtype
         condition = _known(self.condition(condition.to(dtype)), has_condition, self.no_condition)
         representation = _known(
             self.representation(representation.to(dtype)), has_representation, self.no_representation
         )
         previous = _known(self.previous(previous_patch.to(dtype)), has_previous, self.no_previous)
-        moment = self.time(time_embedding(time, self.config.hidden_size).to(dtype))
-        tokens = torch.cat(
-            [(condition + moment)[:, None], representation[:, None], previous, self.noisy(noisy_patch.to(dtype))], dim=1
-        )
-        tokens = tokens + self.positions
+        return torch.cat([condition[:, None], representation[:, None], previous], dim=1)
+
+    def _velocity(self, noisy_patch: torch.Tensor, time: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """That of `noisy_patch` [N, P, D] at `time`, [N] or one for all, [1]."""
+        moment = self.time(time_embedding(time, self.config.hidden_size).to(given.dtype))
+        noisy = self.noisy(noisy_patch.to(given.dtype))
+        tokens = torch.cat([given[:, :1] + moment[:, None], given[:, 1:], noisy], dim=1) + self.positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.velocity(self.norm(tokens[:, -self.config.patch_size :]))
@@ -187,17 +204,15 @@ class F3FlowHead(F3PreTrainedModel):
         else:
             noise = torch.randn(shape, generator=generator)
         start = noise_temperature**0.5 * noise.to(condition.device)
-        known = {"representation": representation, "previous_patch": previous_patch, "has_previous": has_previous}
-        known |= {"condition": condition, "has_representation": has_previous}
         guide = guidance_scale != 1
+        given = self._given(condition, representation, previous_patch, None, has_previous, has_previous)
         if guide:
-            known = {name: torch.cat([value, value]) for name, value in known.items()}
-        has_condition = torch.arange(len(known["condition"]), device=start.device) < len(condition)
+            unguided = torch.cat([self.no_condition.expand_as(given[:, :1]), given[:, 1:]], dim=1)
+            given = torch.cat([given, unguided])
 
         def velocity(state: torch.Tensor, now: float) -> torch.Tensor:
             both = torch.cat([state, state]) if guide else state
-            times = both.new_full((len(both),), now)
-            found = self(both, times, has_condition=has_condition, **known).float()
+            found = self._velocity(both, both.new_tensor([now]), given).float()
             return guided(*found.chunk(2), guidance_scale) if guide else found
 
         return SOLVERS[solver](velocity, start, time_grid(num_steps, sway))
