@@ -1,5 +1,7 @@
+import torch
 from datasets import Dataset
-from f3_training.latents_training import COLUMNS, described
+from f3_training.latents_training import COLUMNS, LatentsTrainer, described, trainer_arguments
+from f3_training.representation import RepresentationArguments
 
 
 def test_rows_need_no_column_but_their_latents_and_what_has_a_text_is_speech():
@@ -17,3 +19,10 @@ def test_what_a_dataset_says_of_its_rows_is_kept():
     said = {"kind": ["music"], "language": [""], "text": ["la la"], "caption": ["a song"], "source": ["radio"]}
     rows = Dataset.from_dict({"latents": [[[0.0]]], "frames": [1], **said})
     assert described(rows).to_dict() == rows.to_dict()
+
+
+def test_lengths_of_rows_are_a_list_for_the_sampler(tmp_path):
+    rows = Dataset.from_dict({"latents": [[[0.0]] * 3, [[0.0]], [[0.0]] * 2], "frames": [3, 1, 2]})
+    arguments = trainer_arguments(RepresentationArguments(latents=[], output_dir=str(tmp_path), bf16=False))
+    sampler = LatentsTrainer(model=torch.nn.Linear(1, 1), args=arguments, train_dataset=rows)._get_train_sampler()
+    assert sampler.lengths == [3, 1, 2] and isinstance(sampler.lengths, list)
