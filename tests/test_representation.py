@@ -1,11 +1,13 @@
 import copy
 import json
 from dataclasses import asdict
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from f3_training import ablate_representation
 from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from f3_training.evaluate_codes import build_parser, evaluate_codes
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
@@ -87,6 +89,34 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
     for name, tensor in tiny_model().state_dict().items():
         assert torch.equal(trained.model.autoencoder.state_dict()[name], tensor), name
     assert isinstance(F3Model.from_pretrained(tmp_path / "model"), F3Model)
+
+
+def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
+    _, text = saved_parts(tmp_path)
+    options = {
+        "latents": data / "latents", "autoencoder": data / "autoencoder", "language_model": text, "dataset": "mixture",
+        "output_dir": tmp_path / "ablation", "max_steps": 10, "batch_size": 4, "evaluation_items": 4,
+    }  # fmt: skip
+    command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    encoders = ablate_representation.ablate(ablate_representation.build_parser().parse_args([*command, "--no-bf16"]))
+    assert list(encoders) == ["untrained", "RQ only", "LLM only", "RQ + LLM"]
+    weights = [F3Model.from_pretrained(folder).encoder.projection.weight for folder in encoders.values()]
+    assert all(not torch.equal(one, other) for one, other in combinations(weights, 2))
+    learned = {}
+    for name in list(encoders)[1:]:
+        lessons = [
+            json.loads((tmp_path / "ablation" / name.replace(" ", "") / lesson / "training.json").read_text())
+            for lesson in ("words", "answers")
+        ]
+        assert [lesson["steps"] for lesson in lessons] == [9, 1]
+        learned[name] = [{"code_ce_1", "letters_loss", "tokens_loss", "text_ce"} & lesson["history"][-1].keys()
+                         for lesson in lessons]  # fmt: skip
+    spelled_out = {"letters_loss", "tokens_loss"}
+    assert learned == {
+        "RQ only": [{"code_ce_1"}, {"code_ce_1"}],
+        "LLM only": [spelled_out, spelled_out | {"text_ce"}],
+        "RQ + LLM": [spelled_out | {"code_ce_1"}, spelled_out | {"code_ce_1", "text_ce"}],
+    }
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):

@@ -1,0 +1,118 @@
+"""
+What each teacher of the representation gives it: three encoders from the same weights, one taught by RQ-MTP (Eq. 5), one by
+the frozen language model (Eq. 7), one by both, and linear probes of them.
+
+    python -m f3_training.ablate_representation --latents data/f3mix-latents data/flite-latents data/joe-latents \\
+        --autoencoder model_cards/f3-autoencoder-nano-16khz --language_model data/smollm2 --dataset data/f3mix \\
+        --output_dir runs/teachers
+
+Every encoder gets the same steps of the same size, in two runs of stage 1: the language model first teaches by its embeddings
+and by letters alone, which is fast, and in the last tenth of the steps by its answers. Writes `probe.json` and `probe.md`,
+where the encoder that learned from nobody has a row as well. Started again, it goes on.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .latents_training import load_rows
+from .malloc_settings import restart_with_malloc_settings
+from .probe import probe
+from .representation import RepresentationArguments
+from .representation_training import calibrate, initial_model, save, train_representation
+
+
+UNTRAINED = "untrained"
+TEACHERS = {  # of each row of the table: RQ-MTP, the language model
+    "RQ only": (True, False),
+    "LLM only": (False, True),
+    "RQ + LLM": (True, True),
+}
+ANSWERS_SHARE = 10  # one step in so many
+WORDS = {"text_loss_weight": 0.0, "letter_loss_weight": 1.0, "token_loss_weight": 1.0}
+ANSWERS = {"text_loss_weight": 1.0, "letter_loss_weight": 0.5, "token_loss_weight": 0.3}
+TASKS = '{"transcribe": 1, "caption": 1, "kind": 0.3, "language": 0.3}'
+
+
+def ablate(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Trains what is not trained yet and returns the folders of the encoders by the names of their rows."""
+    start = arguments.output_dir / UNTRAINED
+    stage = partial(
+        RepresentationArguments,
+        latents=arguments.latents,
+        preset=arguments.preset,
+        tasks=TASKS,
+        languages=arguments.languages,
+        batch_size=arguments.batch_size,
+        warmup_steps=arguments.warmup_steps,
+        evaluation_steps=arguments.evaluation_steps,
+        evaluation_items=arguments.evaluation_items,
+        bf16=arguments.bf16,
+    )
+    if not (start / "model").is_dir():
+        write_untrained(stage(autoencoder=arguments.autoencoder, output_dir=str(start)))
+    encoders = {UNTRAINED: start / "model"}
+    for name, (codes, listens) in TEACHERS.items():
+        folder, source = arguments.output_dir / name.replace(" ", ""), start
+        answers = arguments.max_steps // ANSWERS_SHARE
+        for lesson, steps, learning_rate, losses in (
+            ("words", arguments.max_steps - answers, 2e-3, WORDS),
+            ("answers", answers, 1e-3, ANSWERS),
+        ):
+            taught = {**losses, "language_model": arguments.language_model} if listens else {}
+            train_representation(
+                stage(
+                    init_from=str(source / "model"),
+                    output_dir=str(folder / lesson),
+                    max_steps=steps,
+                    learning_rate=learning_rate,
+                    code_loss_weight=float(codes),
+                    **taught,
+                )
+            )
+            source = folder / lesson
+        encoders[name] = source / ("tokenizer" if listens else "model")
+    return encoders
+
+
+def write_untrained(arguments: RepresentationArguments) -> None:
+    """A tokenizer with a new encoder, and a quantiser that knows its latents."""
+    torch.manual_seed(arguments.seed)
+    model, _ = initial_model(arguments)
+    calibrate(model, load_rows(arguments, "train", model.model.autoencoder), arguments.seed)
+    save(model, None, Path(arguments.output_dir))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latents", nargs="+", required=True, help="what f3_training.latents_cache wrote")
+    parser.add_argument("--autoencoder", required=True, help="that made them")
+    parser.add_argument("--language_model", required=True)
+    parser.add_argument("--dataset", required=True, help="the mixture of prepare_data, to probe on")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--languages", default="en", help="comma-separated, of the texts to learn")
+    parser.add_argument("--max_steps", type=int, default=500, help="of each encoder")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--warmup_steps", type=int, default=20)
+    parser.add_argument("--evaluation_steps", type=int, default=150)
+    parser.add_argument("--evaluation_items", type=int, default=128)
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false")
+    parser.add_argument("--max_items_per_task", type=int, default=2000, help="of the probes")
+    parser.add_argument("--seed", type=int, default=0, help="of the probes")
+    return parser
+
+
+def main() -> None:
+    """Command line entry."""
+    arguments = build_parser().parse_args()
+    arguments.features = [(name, str(folder)) for name, folder in ablate(arguments).items()]
+    probe(arguments)
+
+
+if __name__ == "__main__":
+    restart_with_malloc_settings("f3_training.ablate_representation")
+    main()
