@@ -133,6 +133,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             finally:
                 self._hf_peft_config_loaded = True
         self.generation_config._from_model_config = False  # or loading it would drop the options of speech
+        for name in ("text_model_name_or_path", "text_model_revision"):
+            vars(self.generation_config).pop(name, None)  # `from_pretrained` leaves there what is the configuration's
         self._keys_to_ignore_on_save = set()
         if not self.config.save_language_model:
             if self.config.text_model_name_or_path is None:

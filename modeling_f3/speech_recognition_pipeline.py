@@ -1,9 +1,10 @@
 """Transcribes through the language model: `pipeline("automatic-speech-recognition")` of an audio language model."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GenerationConfig, Pipeline
+from transformers import Pipeline
 
 
 class F3SpeechRecognitionPipeline(Pipeline):
@@ -16,14 +17,13 @@ class F3SpeechRecognitionPipeline(Pipeline):
 
     Args:
         language (`str`, *optional*): English name of the language spoken, `"English"` by default.
-        max_new_tokens (`int`, *optional*): the longest transcript, 256 by default.
-        generate_kwargs (`dict`, *optional*): more for `generate`, which is greedy otherwise.
+        max_new_tokens (`int`, *optional*): the longest transcript.
+        generate_kwargs (`dict`, *optional*): more for `generate`, in place of the model's `transcription_options`.
     """
 
     _load_processor = True
     _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
     _pipeline_calls_generate = True
-    _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def _sanitize_parameters(
         self,
@@ -47,8 +47,10 @@ class F3SpeechRecognitionPipeline(Pipeline):
         )
 
     def _forward(self, inputs: dict, generate_kwargs: dict[str, Any]) -> dict:
-        options = {"do_sample": False, **generate_kwargs}
-        written = self.model.generate(**inputs, generation_config=self.generation_config, **options)
+        options = {"max_length": None, **self.model.transcription_options(inputs["input_ids"]), **generate_kwargs}
+        generation_config = copy.deepcopy(self.generation_config)
+        others = generation_config.update(**options)
+        written = self.model.generate(**inputs, **others, generation_config=generation_config)
         return {"transcript": written[0, inputs["input_ids"].shape[1] :]}
 
     def postprocess(self, outputs: dict) -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_the_word_error_rate_is_that_of_the_answers(folder, tmp_path, monkeypatc
     answers = {"one two": "one", "three": "three", "four five six": "four five six seven eight"}
     monkeypatch.setattr(
         "f3_training.evaluate_transcription.transcripts",
-        lambda model, processor, rows, language: [answers[row["text"]] for row in rows],
+        lambda model, processor, rows, language, num_beams: [answers[row["text"]] for row in rows],
     )
     report = evaluate_transcription(arguments_of_transcription(folder, tmp_path))
     assert report["all"] == {"items": 6, "words": 12, "errors": 6, "wer": 0.5}
@@ -67,8 +67,8 @@ def test_answers_do_not_depend_on_the_batch(folder):
     rows = texts_in(str(folder / "dataset"), arguments_of_transcription(folder, folder))
     assert [row["duration"] for row in rows] == sorted(row["duration"] for row in rows) and len(rows) == 6
     rows = list(rows)[:2]
-    together = transcripts(model, tiny_processor(), rows, "en")
-    alone = transcripts(model, tiny_processor(), rows[:1], "en")[0]  # the shorter one may say less
+    together = transcripts(model, tiny_processor(), rows, "en", 3)
+    alone = transcripts(model, tiny_processor(), rows[:1], "en", 3)[0]  # the shorter one may say less
     assert len(alone) > 3 and together[0][: len(alone) - 1] == alone[:-1]
 
 

@@ -2,9 +2,9 @@ import pytest
 import soundfile
 import torch
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3SpeechRecognitionPipeline
-from modeling_f3.generation_f3 import audios_by_row
+from modeling_f3.generation_f3 import OPTIONS, audios_by_row
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 
 
 @pytest.fixture
@@ -95,6 +95,20 @@ def test_options_of_speech_that_were_saved_with_a_model_hold_when_it_is_loaded(m
     wanted, found = (speaker.generate(**say("hi"), generator=seeds(0)[0]) for speaker in (model, loaded))
     assert wanted.finish_reasons == found.finish_reasons == ["length"]
     torch.testing.assert_close(wanted.audio[0], found.audio[0], atol=1e-6, rtol=0)
+
+
+def test_options_of_speech_have_names_of_their_own():
+    """A `guidance_scale` that was meant for the flow head would guide the text of the same model."""
+    assert not set(OPTIONS) & vars(GenerationConfig()).keys()
+
+
+def test_where_the_language_model_lies_is_not_saved_among_the_options_of_generation(model, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    place = model.config.text_model_name_or_path
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved", text_model_name_or_path=place)
+    loaded.save_pretrained(tmp_path / "again")
+    saved, again = ((tmp_path / name / "generation_config.json").read_text() for name in ("saved", "again"))
+    assert again == saved and "text_model" not in again
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -240,7 +254,7 @@ def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path):
         optimizer.zero_grad()
         model(**batch).loss.backward()
         optimizer.step()
-    spoken = model.eval().generate(**say("hi"), guidance_scale=1.0, noise_temperature=0.5, max_new_patches=12)
+    spoken = model.eval().generate(**say("hi"), flow_guidance_scale=1.0, noise_temperature=0.5, max_new_patches=12)
     assert spoken.finish_reasons == ["stop"] and spoken.latents[0].shape == voice["latents"].shape
     assert (spoken.latents[0] - voice["latents"]).square().mean() < 0.3
 
@@ -280,10 +294,13 @@ def test_the_transcribing_pipeline_asks_in_the_words_of_the_training(model, tmp_
     samples = soundfile.read(path, dtype="float32")[0]
     request = processor.apply_transcription_request(samples, language="Czech", sampling_rate=800)
     assert "Transcribe the Czech speech." in processor.decode(request["input_ids"][0])
-    written = model.generate(**request, max_new_tokens=4, do_sample=False)[0, request["input_ids"].shape[1] :]
-    expected = {"text": processor.decode(written, skip_special_tokens=True).strip()}
+    options = model.transcription_options(request["input_ids"])
+    assert options["max_new_tokens"] == int((request["input_ids"] == model.config.audio_token_id).sum()) + 10
     dictionary = {"raw": samples, "sampling_rate": 800}
-    assert transcribe([path, samples, dictionary], language="Czech", max_new_tokens=4) == [expected] * 3
+    for given in ({}, {"max_new_tokens": 4}):
+        written = model.generate(**request, **{**options, **given})[0, request["input_ids"].shape[1] :]
+        expected = {"text": processor.decode(written, skip_special_tokens=True).strip()}
+        assert transcribe([path, samples, dictionary], language="Czech", **given) == [expected] * 3
     assert len(processor.apply_transcription_request([samples, samples], sampling_rate=800)["input_ids"]) == 2
 
 

@@ -19,6 +19,7 @@ import soundfile
 import torch
 from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
+from modeling_f3.speech_recognition_pipeline import F3SpeechRecognitionPipeline
 from transformers import AutoFeatureExtractor, AutoModel
 
 from .audio_dataset import decode_audio, resample
@@ -77,9 +78,7 @@ def transcribe(
 ) -> str:
     """What the model writes down, printed beside how far it is from `words`."""
     samples = decode_audio(recording, model.config.sampling_rate)
-    inputs = processor.apply_transcription_request(samples, sampling_rate=model.config.sampling_rate)
-    written = model.generate(**inputs, do_sample=False, max_new_tokens=100)
-    text = processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    text = F3SpeechRecognitionPipeline(model=model, processor=processor)(samples)["text"]
     print(f"heard in {recording.name}: {text}")
     if words is not None:
         print(f"word error rate {error_rate(words, text)}")
@@ -148,11 +147,11 @@ def main() -> None:
         arguments.audio_lm, text_model_name_or_path=str(arguments.language_model)
     )
     model = model.merge_adapter()
-    model.language_model.half()  # all of it is read for every token
     processor = F3Processor.from_pretrained(arguments.audio_lm)
     print("\n# Transcribe")
     transcribe(model, processor, arguments.input, WORDS if arguments.input == RECORDING else arguments.words)
     print("\n# Speak")
+    model.language_model.half()  # all of it is read for every 80 ms
     speak(model, processor, arguments.say, load_transcript_judge(), arguments.output_dir)
 
 

@@ -80,7 +80,7 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     few = rows.select(range(min(arguments.grid_items, len(rows))))
     grid = []
     for steps, scale in product(STEPS, SCALES):
-        found = records_of(few, f"{steps} steps, {scale}", num_flow_steps=steps, guidance_scale=scale)
+        found = records_of(few, f"{steps} steps, {scale}", num_flow_steps=steps, flow_guidance_scale=scale)
         grid.append({"steps": steps, "guidance": scale, **means(found)})
     report = {
         "conditions": {

@@ -25,9 +25,6 @@ from .prompts import LANGUAGES
 from .reconstruction_metrics import normalize_words, word_errors
 
 
-TOKENS_PER_SECOND = 12  # that an answer may have, and ten more: nobody speaks faster, and nothing goes on for ever
-
-
 def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     """
     Runs the evaluation, writes the files and returns what `transcription.json` holds.
@@ -45,7 +42,8 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
         rows = texts_in(path, arguments)
         for start in tqdm(range(0, len(rows), arguments.batch_size), desc=public_name(path), unit="batch"):
             batch = [rows[index] for index in range(start, min(start + arguments.batch_size, len(rows)))]
-            for row, written in zip(batch, transcripts(model, processor, batch, arguments.language)):
+            found = transcripts(model, processor, batch, arguments.language, arguments.num_beams)
+            for row, written in zip(batch, found):
                 errors, words = word_errors(row["text"], written)
                 known = {"source": row["source"], "text": row["text"], "written": written}
                 records.append(known | {"errors": errors, "words": words})
@@ -62,6 +60,7 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
             "language": arguments.language,
             "seed": arguments.seed,
             "max_items": arguments.max_items,
+            "num_beams": arguments.num_beams,
         },
         "sources": {name: totals(group) for name, group in by_source(records)},
         "all": totals(records),
@@ -92,16 +91,14 @@ def texts_in(path: str, arguments: argparse.Namespace):
 
 @torch.inference_mode()
 def transcripts(
-    model: F3AudioLMForConditionalGeneration, processor: F3Processor, rows: list[dict], language: str
+    model: F3AudioLMForConditionalGeneration, processor: F3Processor, rows: list[dict], language: str, num_beams: int
 ) -> list[str]:
     """What the model writes down for each row."""
     rate = processor.feature_extractor.sampling_rate
     waveforms = [decode_audio(row["audio"], rate) for row in rows]
     inputs = processor.apply_transcription_request(waveforms, language=LANGUAGES[language], sampling_rate=rate)
-    longest = max(map(len, waveforms)) / rate
-    written = model.generate(
-        **inputs.to(model.device), do_sample=False, max_new_tokens=10 + int(TOKENS_PER_SECOND * longest)
-    )
+    options = {**model.transcription_options(inputs["input_ids"]), "num_beams": num_beams}
+    written = model.generate(**inputs.to(model.device), **options)
     answers = written[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
 
@@ -121,7 +118,7 @@ def totals(records: list[dict]) -> dict:
 def markdown(report: dict) -> str:
     """The table."""
     text = (
-        "Word error rate of {model} (language model {language_model}) in greedy transcripts, split {split}, language "
+        "Word error rate of {model} (language model {language_model}), number of beams {num_beams}, split {split}, language "
         "{language}, at most {max_items} recordings of each dataset, seed {seed}."
     ).format(**report["conditions"])
     lines = ["# Transcription", "", text, "", "| source | recordings | words | WER (%) |", "|---|---|---|---|"]
@@ -139,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", choices=sorted(LANGUAGES), default="en")
     parser.add_argument("--max_items", type=int, default=200, help="of each dataset")
     parser.add_argument("--max_seconds", type=float, default=20.0, help="longer recordings are left out")
+    parser.add_argument("--num_beams", type=int, default=3, help="as in the pipeline; 1 is greedy")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")

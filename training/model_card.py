@@ -83,7 +83,7 @@ model = AutoModelForMultimodalLM.from_pretrained(
 ).eval()
 
 inputs = processor.apply_transcription_request("recording.wav")
-written = model.generate(**inputs, do_sample=False, max_new_tokens=100)
+written = model.generate(**inputs, **model.transcription_options(inputs["input_ids"]))
 print(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 spoken = model.generate(**processor.apply_speech_request("Good morning."), generator=torch.Generator().manual_seed(0))

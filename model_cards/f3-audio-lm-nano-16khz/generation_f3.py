@@ -1,5 +1,6 @@
 """generate() and stream_audio(): text by the stock loop of Transformers, speech by one loop that yields latent patches."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,7 +23,8 @@ class SpeechOptions:
 
     Args:
         num_flow_steps: steps of the flow solver for each patch.
-        guidance_scale: of the flow head; 1 is off.
+        flow_guidance_scale: how far the flow head follows the hidden state, beyond what is likely anyway; 1 is off. The
+            `guidance_scale` of Transformers is that of text.
         noise_temperature: variance of the noise that patches start from.
         flow_solver: `"euler"` or `"midpoint"`.
         stop_threshold: probability of the end at which to stop.
@@ -32,7 +34,7 @@ class SpeechOptions:
     """
 
     num_flow_steps: int = 10
-    guidance_scale: float = 2.0
+    flow_guidance_scale: float = 2.0
     noise_temperature: float = 1.0
     flow_solver: str = "euler"
     stop_threshold: float = 0.5
@@ -43,6 +45,7 @@ class SpeechOptions:
 
 OPTIONS = tuple(field.name for field in fields(SpeechOptions))
 SPARE_PATCHES = 25
+SPARE_TOKENS = 10
 
 
 @dataclass
@@ -98,10 +101,12 @@ class F3SpeechGenerationMixin(GenerationMixin):
             input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
         if not self._asks_for_speech(input_ids, generation_mode):
             config = self.config
-            kwargs.setdefault(
-                "suppress_tokens",  # places of audio, not words
-                [config.audio_start_token_id, config.audio_token_id, config.audio_end_token_id],
-            )
+            places = [config.audio_start_token_id, config.audio_token_id, config.audio_end_token_id]  # not words
+            if generation_config is None:
+                kwargs.setdefault("suppress_tokens", places)
+            elif generation_config.suppress_tokens is None:
+                generation_config = copy.deepcopy(generation_config)
+                generation_config.suppress_tokens = places
             return super().generate(input_ids, generation_config=generation_config, **kwargs)
         options = self._speech_options(generation_config, kwargs)
         caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
@@ -121,6 +126,15 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 "length" if length >= cap else "stop" for length, cap in zip(lengths.tolist(), caps.tolist())
             ],
         )
+
+    def transcription_options(self, input_ids: torch.Tensor) -> dict[str, Any]:
+        """
+        How `generate` searches for what is said in audio, if it is not told otherwise: by three beams, since one takes what a
+        language model would say for what it hears more often, and for no more tokens than the audio takes itself, which
+        nobody says, and a few.
+        """
+        heard = int((input_ids == self.config.audio_token_id).sum(1).max())
+        return {"do_sample": False, "num_beams": 3, "max_new_tokens": heard + SPARE_TOKENS}
 
     @torch.no_grad()
     def stream_audio(
@@ -247,7 +261,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 voice.patch,
                 voice.known,
                 num_steps=options.num_flow_steps,
-                guidance_scale=options.guidance_scale,
+                guidance_scale=options.flow_guidance_scale,
                 noise_temperature=options.noise_temperature,
                 solver=options.flow_solver,
                 generator=generator,

@@ -97,9 +97,7 @@ class F3FlowHead(F3PreTrainedModel):
             has_condition, has_representation, has_previous: `[N]`, false where a learned vector takes the place of what
                 is not known: without guidance, at the first patch.
         """
-        given = self._given(
-            condition, representation, previous_patch, has_condition, has_representation, has_previous
-        )
+        given = self._given(condition, representation, previous_patch, has_condition, has_representation, has_previous)
         return self._velocity(noisy_patch, time, given)
 
     def _given(
