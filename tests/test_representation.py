@@ -98,7 +98,8 @@ def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
         "output_dir": tmp_path / "ablation", "max_steps": 10, "batch_size": 4, "evaluation_items": 4,
     }  # fmt: skip
     command = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    encoders = ablate_representation.ablate(ablate_representation.build_parser().parse_args([*command, "--no-bf16"]))
+    given = ablate_representation.build_parser().parse_args([*command, "--no-bf16"])
+    encoders = ablate_representation.ablate(given)
     assert list(encoders) == ["untrained", "RQ only", "LLM only", "RQ + LLM"]
     weights = [F3Model.from_pretrained(folder).encoder.projection.weight for folder in encoders.values()]
     assert all(not torch.equal(one, other) for one, other in combinations(weights, 2))
@@ -111,6 +112,10 @@ def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
         assert [lesson["steps"] for lesson in lessons] == [9, 1]
         learned[name] = [{"code_ce_1", "letters_loss", "tokens_loss", "text_ce"} & lesson["history"][-1].keys()
                          for lesson in lessons]  # fmt: skip
+    run = {"chance": 0.25, "accuracy": {"RQ only": 0.5, "LLM only": 0.75}}
+    report = {"conditions": {"dimensions": {"RQ only": 8, "LLM only": 8}}, "tasks": {"digit": {"runs": [run]}}}
+    text = ablate_representation.markdown(given, report)
+    assert "10 steps of 4 rows" in text and "| LLM only | 8 | 75.0 | 75.0 |" in text
     spelled_out = {"letters_loss", "tokens_loss"}
     assert learned == {
         "RQ only": [{"code_ce_1"}, {"code_ce_1"}],

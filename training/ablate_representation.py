@@ -8,7 +8,8 @@ the frozen language model (Eq. 7), one by both, and linear probes of them.
 
 Every encoder gets the same steps of the same size, in two runs of stage 1: the language model first teaches by its embeddings
 and by letters alone, which is fast, and in the last tenth of the steps by its answers. Writes `probe.json` and `probe.md`,
-where the encoder that learned from nobody has a row as well. Started again, it goes on.
+where the encoder that learned from nobody has a row as well, and `ablation.md`, the table with what was done. Started again,
+it goes on.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 
 from .latents_training import load_rows
 from .malloc_settings import restart_with_malloc_settings
-from .probe import probe
+from .probe import accuracy_table, probe
 from .representation import RepresentationArguments
 from .representation_training import calibrate, initial_model, save, train_representation
 
@@ -85,6 +86,17 @@ def write_untrained(arguments: RepresentationArguments) -> None:
     save(model, None, Path(arguments.output_dir))
 
 
+def markdown(arguments: argparse.Namespace, report: dict) -> str:
+    """What was done, and the accuracies of `probe`."""
+    steps, answers = arguments.max_steps, arguments.max_steps // ANSWERS_SHARE
+    text = (
+        f"Encoders of the preset {arguments.preset} that began with the same weights, in percent as above. Each had {steps} steps "
+        f"of {arguments.batch_size} rows. The language model taught {steps - answers} of them by its embeddings and by letters, "
+        f"without being run, and {answers} by its answers; texts were those in {arguments.languages}."
+    )
+    return "\n".join(["# What the teachers give", "", text, "", *accuracy_table(report), ""])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,7 +122,8 @@ def main() -> None:
     """Command line entry."""
     arguments = build_parser().parse_args()
     arguments.features = [(name, str(folder)) for name, folder in ablate(arguments).items()]
-    probe(arguments)
+    report = probe(arguments)
+    (arguments.output_dir / "ablation.md").write_text(markdown(arguments, report), encoding="utf-8")
 
 
 if __name__ == "__main__":

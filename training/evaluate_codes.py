@@ -53,7 +53,8 @@ def markdown(report: dict) -> str:
         "{codebook_size} codes. The unigram is the entropy of the codes themselves."
     ).format(**{**report["conditions"], "latents": ", ".join(report["conditions"]["latents"])})
     scores = report["scores"]
-    lines = ["# Codes", "", text, "", "| frames ahead | cross-entropy (nat) | below the unigram |", "|---|---|---|"]
+    lines = [f"# Codes, {report['conditions']['split']} split", "", text, ""]
+    lines += ["| frames ahead | cross-entropy (nat) | below the unigram |", "|---|---|---|"]
     for name, value in scores.items():
         if name.startswith("code_ce_"):
             lines.append(f"| {name.rpartition('_')[2]} | {value:.2f} | {scores['code_unigram'] - value:.2f} |")
