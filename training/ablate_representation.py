@@ -92,7 +92,7 @@ def markdown(arguments: argparse.Namespace, report: dict) -> str:
     text = (
         f"Encoders of the preset {arguments.preset} that began with the same weights, in percent as above. Each had {steps} steps "
         f"of {arguments.batch_size} rows. The language model taught {steps - answers} of them by its embeddings and by letters, "
-        f"without being run, and {answers} by its answers; texts were those in {arguments.languages}."
+        f"without being run, and {answers} by its answers; texts were those of the languages {arguments.languages}."
     )
     return "\n".join(["# What the teachers give", "", text, "", *accuracy_table(report), ""])
 

@@ -271,7 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid_items", type=int, default=20, help="sentences for each pair of steps and guidance")
     parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
-    parser.add_argument("--language_model_dtype", default="float16", help="while it speaks (default float16)")
+    parser.add_argument("--language_model_dtype", default="float32", help="while it speaks (default float32)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser
