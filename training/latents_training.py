@@ -161,6 +161,12 @@ def gather_weights(model: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(weight.full_tensor(), weight.requires_grad))
 
 
+def leave_together(trainer: Trainer) -> None:
+    """The end of every process: launchers stop the one that still saves when another one leaves with connections open."""
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
 def last_checkpoint(output_dir: Path) -> str | None:
     """The folder to resume from."""
     return get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
