@@ -60,9 +60,11 @@ def train() -> None:
     from transformers import HfArgumentParser
 
     from .audio_lm_training import train_audio_lm
+    from .latents_training import leave_together
 
     (arguments,) = HfArgumentParser(AudioLMArguments).parse_args_into_dataclasses()
     train_audio_lm(arguments)
+    leave_together()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from .latents_batches import BatchRandomness, TaskMix
-from .latents_training import held_out_rows, leave_together, load_rows, run_trainer
+from .latents_training import held_out_rows, load_rows, run_trainer
 from .prompts import TASKS
 
 
@@ -50,7 +50,6 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     )  # fmt: skip
     if trainer.is_world_process_zero():
         save(trained, processor, output_dir / "model")
-    leave_together(trainer)
     return trained
 
 

@@ -4,7 +4,7 @@ Word error rate of an audio language model on the speech of datasets, by source.
     python -m f3_training.evaluate_transcription --model runs/joint/model --datasets data/f3mix data/speech \\
         --output_dir results/transcription
 
-Rows of one language with a text, in random, reproducible order. Answers are greedy. Writes `transcription.json` (counts and
+Rows of one language with a text, in random, reproducible order. Answers are found by beams. Writes `transcription.json` (counts and
 rates), `transcription.jsonl` (every text beside what was written) and `transcription.md` (the table, also printed).
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
@@ -161,10 +162,11 @@ def gather_weights(model: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(weight.full_tensor(), weight.requires_grad))
 
 
-def leave_together(trainer: Trainer) -> None:
+def leave_together() -> None:
     """The end of every process: launchers stop the one that still saves when another one leaves with connections open."""
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def last_checkpoint(output_dir: Path) -> str | None:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper, spelled
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from .latents_cache import latents_of
-from .latents_training import held_out_rows, last_checkpoint, leave_together, load_rows, run_trainer
+from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
 from .muon import MuonWithAdamW, hidden_matrices
 from .representation_report import held_out_scores
 
@@ -67,7 +67,6 @@ def train_representation(arguments) -> PreTrainedModel:
         helper.detach()
     if trainer.is_world_process_zero():
         save(model, processor, output_dir)
-    leave_together(trainer)
     return model
 
 

@@ -129,9 +129,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
 
     def transcription_options(self, input_ids: torch.Tensor) -> dict[str, Any]:
         """
-        How `generate` searches for what is said in audio, if it is not told otherwise: by three beams, since one takes what a
-        language model would say for what it hears more often, and for no more tokens than the audio takes itself, which
-        nobody says, and a few.
+        Options of `generate` for transcripts. Three beams: greedily, what the language model expects wins more often over
+        what it hears. As many tokens as the longest audio in `input_ids` takes, and a few: nobody speaks faster.
         """
         heard = int((input_ids == self.config.audio_token_id).sum(1).max())
         return {"do_sample": False, "num_beams": 3, "max_new_tokens": heard + SPARE_TOKENS}
