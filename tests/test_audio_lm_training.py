@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,18 @@ def test_a_speaker_with_an_adapter_goes_on_with_it_and_is_saved_whole(data, tmp_
     assert not torch.allclose(trained(**batch).logits, expected, atol=1e-3)
     for name, weight in loaded.language_model.state_dict().items():
         assert ".lora_" in name or torch.equal(trained.language_model.state_dict()[name], weight), name
+
+
+def test_a_language_model_that_lies_elsewhere_may_be_named(data, tmp_path):
+    shutil.copytree(data / "listener", tmp_path / "listener")
+    config = tmp_path / "listener" / "config.json"
+    config.write_text(config.read_text().replace(str(data / "language-model"), "nobody/nothing"))
+    with pytest.raises(OSError, match="nobody/nothing"):
+        speaking_model(arguments(data, tmp_path, init_from=str(tmp_path / "listener")))
+    named = {"init_from": str(tmp_path / "listener"), "language_model": str(data / "language-model")}
+    model = speaking_model(arguments(data, tmp_path, **named))
+    expected = speaking_model(arguments(data, tmp_path)).language_model.state_dict()
+    assert all(torch.equal(expected[name], weight) for name, weight in model.language_model.state_dict().items())
 
 
 def test_a_peft_model_of_ours_is_saved_and_loaded_by_peft(data, tmp_path):

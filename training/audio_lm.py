@@ -20,8 +20,11 @@ class AudioLMArguments:
     """Stage 2 of F3."""
 
     latents: list[str] = field(metadata={"help": "what f3_training.latents_cache wrote, one folder or several"})
-    init_from: str = field(metadata={"help": "audio language model of stage 1"})
+    init_from: str = field(metadata={"help": "audio language model of stage 1, or of stage 2 to go on with"})
     output_dir: str = field(metadata={"help": "checkpoints, logs and the resulting model; resumed from when it exists"})
+    language_model: str | None = field(
+        default=None, metadata={"help": "folder or Hub name, if not the one that the model names"}
+    )
     tasks: str = field(
         default='{"transcribe": 1, "speak": 2, "caption": 0.2, "sound": 0.2}',
         metadata={"help": "JSON of tasks and how often each is chosen"},

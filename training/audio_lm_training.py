@@ -76,7 +76,9 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP. One of stage 2 comes as it
     is, with its adapter.
     """
-    listener = F3AudioLMForConditionalGeneration.from_pretrained(arguments.init_from)
+    listener = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.init_from, text_model_name_or_path=arguments.language_model
+    )
     if listener.flow_head is not None and listener.prediction is None:
         listener.audio_model.requires_grad_(False)
         return listener

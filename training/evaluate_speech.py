@@ -59,29 +59,37 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
     flow_loss = flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents)))))
     model.language_model.to(getattr(torch, arguments.language_model_dtype))
-    voice = mean_embedding([decode_audio(row["audio"], JUDGE_RATE) for row in rows], judges.embed_speaker)
-    folder = arguments.output_dir
+    folder, rate = arguments.output_dir, model.config.sampling_rate
     folder.mkdir(parents=True, exist_ok=True)
 
-    def records_of(chosen: Dataset, title: str, keep: int = 0, **options: Any) -> list[dict]:
-        records = []
-        for index, row in enumerate(tqdm(chosen, desc=title, unit="sentence")):
-            samples, record = spoken(model, processor, row["text"], seed=index, **options)
-            records.append(record | judged(samples, row["text"], voice, judges, model.config.sampling_rate))
-            if index < keep:
-                processor.save_audio(samples, str(folder / f"{index}.wav"))
-        return records
+    def say(chosen: Dataset, title: str, **options: Any) -> list[tuple[torch.Tensor, dict]]:
+        texts = tqdm(chosen["text"], desc=title, unit="sentence")
+        return [spoken(model, processor, text, seed=index, **options) for index, text in enumerate(texts)]
+
+    # All is said before any is judged: judges that run in between keep the processor from what is timed.
+    said = say(rows, "default options")
+    for index, (samples, _) in enumerate(said[:SOUND_FILES]):
+        processor.save_audio(samples, str(folder / f"{index}.wav"))
+    few = rows.select(range(min(arguments.grid_items, len(rows))))
+    pairs = list(product(STEPS, SCALES))
+    said_on_grid = [
+        say(few, f"{steps} steps, {scale}", num_flow_steps=steps, flow_guidance_scale=scale) for steps, scale in pairs
+    ]
+    voice = mean_embedding([decode_audio(row["audio"], JUDGE_RATE) for row in rows], judges.embed_speaker)
+
+    def judge(said: list[tuple[torch.Tensor, dict]], title: str) -> list[dict]:
+        progress = tqdm(zip(said, rows["text"]), desc=f"judging {title}", total=len(said), unit="sentence")
+        return [record | judged(samples, text, voice, judges, rate) for (samples, record), text in progress]
 
     references = {
-        title: means([judged(*pair, voice, judges, model.config.sampling_rate) for pair in pairs])
-        for title, pairs in recordings_of(model, rows).items()
+        title: means([judged(*pair, voice, judges, rate) for pair in recorded])
+        for title, recorded in recordings_of(model, rows).items()
     }
-    records = records_of(rows, "default options", keep=SOUND_FILES)
-    few = rows.select(range(min(arguments.grid_items, len(rows))))
-    grid = []
-    for steps, scale in product(STEPS, SCALES):
-        found = records_of(few, f"{steps} steps, {scale}", num_flow_steps=steps, flow_guidance_scale=scale)
-        grid.append({"steps": steps, "guidance": scale, **means(found)})
+    records = judge(said, "default options")
+    grid = [
+        {"steps": steps, "guidance": scale, **means(judge(part, f"{steps} steps, {scale}"))}
+        for (steps, scale), part in zip(pairs, said_on_grid)
+    ]
     report = {
         "conditions": {
             "model": public_name(arguments.model),
