@@ -203,6 +203,30 @@ def test_rows_with_several_audios_can_be_answered_with_beams(model):
     assert audios_by_row(torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]]), [1, 2, 3]) == [[0, 1], [2]]
 
 
+class Heard:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.tokens = []
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        self.tokens.append("end")
+
+
+def test_answers_in_text_can_be_streamed_and_speculated_about(model, tmp_path):
+    request = tiny_processor().apply_transcription_request(noise(400).numpy(), sampling_rate=800)
+    options, heard = {"max_new_tokens": 8, "do_sample": False}, Heard()
+    answer = model.generate(**request, **options, streamer=heard)
+    assert heard.tokens == [*answer[0].tolist(), "end"]
+    assert torch.equal(model.generate(**request, **options, prompt_lookup_num_tokens=3), answer)
+    assistant = tiny_audio_lm(tmp_path / "assistant", seed=1)
+    assert torch.equal(model.generate(**request, **options, assistant_model=assistant), answer)
+    assert torch.equal(model.generate(**request, **options, use_cache=False), answer)
+
+
 def test_answers_in_text_never_hold_places_of_audio(model):
     with torch.no_grad():
         model.get_output_embeddings().weight[model.config.audio_token_id] *= 100
