@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-for-demo
 	$(BIN)/python -m f3_training.demo
 
 test: $(VENV)/.ready $(VENV)/browser
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -16,3 +16,11 @@ def _same_random_numbers_in_every_test():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests recorded for the reader, wherever they ran: output of worker processes is not shown."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties:
+            terminalreporter.section(name)
+            terminalreporter.write_line(text)

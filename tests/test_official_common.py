@@ -60,7 +60,7 @@ def upstream(request, tmp_path_factory) -> Path:
         ("official_common_audio_lm.py", 95),
     ],
 )
-def test_official_common_tests_pass(upstream, name, at_least, capsys):
+def test_official_common_tests_pass(upstream, name, at_least, record_property):
     (upstream / "tests" / f"test_{name}").write_text((ROOT / "tests" / name).read_text())
     report = upstream / f"{name}.xml"
     run = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", upstream, "-p", "no:cacheprovider", "-q"]
@@ -80,10 +80,9 @@ def test_official_common_tests_pass(upstream, name, at_least, capsys):
     cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     skipped = Counter(skip.get("message") for case in cases for skip in case.findall("skipped"))
     passed = sum(not len(case.findall("skipped") + case.findall("failure") + case.findall("error")) for case in cases)
-    with capsys.disabled():
-        print(f"\n{name}: {passed} of {len(cases)} official tests passed, {skipped.total()} skipped:")
-        for reason, count in skipped.most_common():
-            print(f"  {count:3} x {reason}")
+    reasons = "\n".join(f"{count:3} x {reason}" for reason, count in skipped.most_common())
+    counts = f"{passed} of {len(cases)} passed, {skipped.total()} skipped:"
+    record_property(f"official tests, {name}", f"{counts}\n{reasons}")
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     assert passed >= at_least
     assert all(skipped), "a test was skipped without a reason"

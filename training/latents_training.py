@@ -1,6 +1,8 @@
 """What stages 1 and 2 share: `Trainer` on cached latents, for a given time, judged by held-out rows."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,10 +165,18 @@ def gather_weights(model: nn.Module) -> None:
 
 
 def leave_together() -> None:
-    """The end of every process: launchers stop the one that still saves when another one leaves with connections open."""
+    """
+    The end of a command. Of several processes none is left alone: launchers stop the one that still saves when another one
+    leaves with connections open. They end here, since threads of theirs that still hold Python objects now and then abort an
+    interpreter that is taken down, which launchers take for a failure of the run.
+    """
     state = PartialState()
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def last_checkpoint(output_dir: Path) -> str | None:
