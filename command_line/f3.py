@@ -131,21 +131,24 @@ def speak(
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Writes spoken text as a 16-bit WAV file."""
+    """Writes spoken text as a 16-bit WAV file, said sentence by sentence."""
     import torch
+    from feature_extraction_f3 import split_sentences
 
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     network.language_model.to(getattr(torch, language_model_dtype))
     rate = processor.feature_extractor.sampling_rate
-    prompt = None if voice is None else _recording(voice)
-    request = processor.apply_speech_request(text, voice=prompt, voice_text=voice_text, processor_kwargs=ANY_SOUND)
+    given = {} if voice is None else {"voice": _recording(voice), "voice_text": voice_text}
     generator = torch.Generator().manual_seed(seed)
-    options = {"num_flow_steps": steps, "flow_guidance_scale": guidance}
-    spoken = network.generate(**request.to(network.device), **options, generator=generator)
-    _write(spoken.audio[0], rate, output)
-    console.print(
-        f"{spoken.audio_lengths[0].item() / rate:.2f} s, ended by {spoken.finish_reasons[0]}", highlight=False
-    )
+    options = {"num_flow_steps": steps, "flow_guidance_scale": guidance, "generator": generator}
+    said = []
+    for sentence in split_sentences(text) or [text]:
+        request = processor.apply_speech_request(sentence, **given, processor_kwargs=ANY_SOUND)
+        spoken = network.generate(**request.to(network.device), **options)
+        said.append(spoken.audio[0])
+        seconds = spoken.audio_lengths[0].item() / rate
+        console.print(f"{sentence} {seconds:.2f} s, ended by {spoken.finish_reasons[0]}", highlight=False, markup=False)
+    _write(torch.cat(said), rate, output)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from functools import partial
 import gradio as gr
 import numpy as np
 from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN
-from feature_extraction_f3.processing_f3 import F3Processor
+from feature_extraction_f3.processing_f3 import F3Processor, split_sentences
 from matplotlib.figure import Figure
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 
@@ -40,14 +40,27 @@ def speak(
     with errors_shown():
         if not text.strip():
             raise ValueError("there is nothing to say: write a text")
-        request = processor.apply_speech_request(text.strip()).to(model.device)
-        pieces = (piece.float().cpu().numpy() for (piece,) in model.stream_audio(**request, max_new_patches=patches))
+        pieces = sentence_by_sentence(model, processor, text, patches * patch)
         for portion in portions(pieces, int(PORTION * rate)):
             said.append(portion)
             yield playable(portion, rate), None, ""
     samples = np.concatenate(said)
     reason = "stop" if len(samples) < patches * patch else "length"
     yield None, spectrograms({"speech": samples}, rate), f"{len(samples) / rate:.2f} s, ended by {reason}"
+
+
+def sentence_by_sentence(
+    model: F3AudioLMForConditionalGeneration, processor: F3Processor, text: str, most: int
+) -> Iterator[np.ndarray]:
+    """Samples as they become final, at most so many, a whole number of patches."""
+    for sentence in split_sentences(text):
+        patches = most // (FRAMES_PER_TOKEN * processor.hop_length)
+        if patches == 0:
+            return
+        request = processor.apply_speech_request(sentence).to(model.device)
+        for (piece,) in model.stream_audio(**request, max_new_patches=patches):
+            most -= len(piece)
+            yield piece.float().cpu().numpy()
 
 
 def portions(pieces: Iterable[np.ndarray], least: int) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """Promises of the command `f3`."""
 
+import re
 from pathlib import Path
 from threading import Barrier, Lock
 
@@ -129,6 +130,9 @@ def test_a_language_model_transcribes_and_speaks(folder):
     assert Path("texts/a.txt").is_file()
     said = run("speak", "hi", "--output", "said.wav", "--model", "speaker", "--voice", "sounds/a.wav", "--steps", "1")
     assert "ended by" in said and soundfile.info("said.wav").frames > 0
+    told = run("speak", "One. Two!", "--output", "two.wav", "--model", "speaker", "--steps", "1")
+    counted = [float(seconds) for seconds in re.findall(r"([\d.]+) s, ended by", told)]
+    assert len(counted) == 2 and soundfile.info("two.wav").duration == pytest.approx(sum(counted), abs=0.01)
     Path("language-model").rename("moved")  # the one that the checkpoint names
     run("transcribe", "sounds/a.wav", "--output", "again", "--model", "speaker", "--language-model", "moved")
     assert Path("again/a.txt").read_text() == Path("texts/a.txt").read_text()

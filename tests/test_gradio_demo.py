@@ -94,6 +94,14 @@ def test_speech_that_stops_by_itself_says_so(tmp_path):
     assert facts == "0.16 s, ended by stop"
 
 
+def test_sentences_are_said_one_after_another_until_the_time_is_over(tmp_path):
+    model, text = tiny_speaker(tmp_path, stops=20.0), "One. Two! Three?"
+    *_, (_, _, facts) = speak(model, tiny_processor(), text, seconds=2)
+    assert facts == "0.48 s, ended by stop"
+    *_, (_, _, facts) = speak(model, tiny_processor(), text, seconds=0.33)
+    assert facts == "0.32 s, ended by length"
+
+
 def test_wrong_input_is_answered_in_the_words_of_the_error(tmp_path):
     model, broken = tiny_speaker(tmp_path), tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF no sound")

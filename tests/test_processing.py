@@ -4,6 +4,7 @@ import sys
 import pytest
 import soundfile
 import torch
+from feature_extraction_f3 import split_sentences
 from modeling_f3 import F3FeatureExtractor, F3Processor
 from tiny import noise, tiny_feature_extractor, tiny_processor, tiny_text_tokenizer
 from transformers import AutoFeatureExtractor, AutoProcessor
@@ -92,6 +93,17 @@ def test_a_processor_comes_back_from_its_folder_again_and_again(tmp_path):
     auto_map = json.loads((folder / "processor_config.json").read_text())["auto_map"]
     assert auto_map["AutoProcessor"] == "processing_f3.F3Processor"
     assert AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 800
+
+
+def test_sentences_end_where_a_reader_stops():
+    for text, expected in (
+        (" Good morning.  How are you? ", ["Good morning.", "How are you?"]),
+        ("Mr. Smith met Dr. No at J. Doe's. He left!", ["Mr. Smith met Dr. No at J. Doe's.", "He left!"]),
+        ("It was 3.5 m, e.g. there\nA line\n\n", ["It was 3.5 m, e.g. there", "A line"]),
+        ('He said "Go." "Why?"', ['He said "Go." "Why?"']),
+        ("  ", []),
+    ):
+        assert split_sentences(text) == expected
 
 
 def test_mistakes_are_named():
