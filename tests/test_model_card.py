@@ -8,6 +8,7 @@ from f3_training.model_card import (
     speed_section,
     tokenizer_card,
     training_section,
+    write_card,
     write_weights,
 )
 from f3_training.tokenizer_picture import draw
@@ -24,6 +25,16 @@ TRAINING = {
     "cores": 2,
     "processor": "x86_64",
     "history": [{"step": 50, "minutes": 9.0, "mel": 0.5}, {"step": 70, "minutes": 12.4, "mel": 0.25, "pesq": 1.5}],
+}
+STAGE = {
+    "arguments": {"max_steps": 4, "sources": None},
+    "steps": 4,
+    "processor": "x86_64",
+    "cores": 2,
+    "history": [
+        {"step": 0, "minutes": 0.0, "audio_hours": 0.0, "code_ce_1": 2.5},
+        {"step": 4, "minutes": 3.0, "audio_hours": 2.0, "code_ce_1": 1.25, "text_ce": 3.0},
+    ],
 }
 BENCHMARK = {
     "conditions": {"threads": 2},
@@ -82,25 +93,34 @@ def test_a_card_has_hub_metadata_and_every_section(tmp_path):
 def test_cards_of_tokenizer_and_audio_language_model_take_reports_whole(tmp_path):
     tiny_tokenizer(F3ForPreTraining).save_pretrained(tmp_path / "tokenizer")
     tiny_audio_lm(tmp_path / "parts").save_pretrained(tmp_path / "speaker")
-    training = {
-        "arguments": {"max_steps": 4, "sources": None},
-        "steps": 4,
-        "processor": "x86_64",
-        "cores": 2,
-        "history": [
-            {"step": 0, "minutes": 0.0, "audio_hours": 0.0, "code_ce_1": 2.5},
-            {"step": 4, "minutes": 3.0, "audio_hours": 2.0, "code_ce_1": 1.25, "text_ce": 3.0},
-        ],
-    }
     for render, folder in ((tokenizer_card, "tokenizer"), (audio_lm_card, "speaker")):
-        text = render(tmp_path / folder, [training, training], ["# Probing\n\n| task |\n\n## More", "# Speech\n"])
+        text = render(tmp_path / folder, [STAGE, STAGE], ["# Probing\n\n| task |\n\n## More", "# Speech\n"])
         assert [line for line in text.splitlines() if line.startswith("## ")] == [
             "## Use", "## Training", "## Probing", "## Speech", "## Limits",
         ]  # fmt: skip
         assert "### More" in text and '`{"max_steps": 4}`' in text
         assert "| 0 | 0 | 0.0 | 2.500 |  |" in text and "| 4 | 3 | 2.0 | 1.250 | 3.000 |" in text
         assert "in 3 minutes (40 times real time) on 2 cores" in text
-        assert "times real time) on one H100." in render(tmp_path / folder, [{**training, "accelerator": "H100"}], [])
+        assert "times real time) on one H100." in render(tmp_path / folder, [{**STAGE, "accelerator": "H100"}], [])
+
+
+def test_a_card_can_be_written_again_with_one_report_more(tmp_path):
+    tiny_tokenizer(F3ForPreTraining).save_pretrained(tmp_path)
+    first, second, runs = tmp_path / "first.md", tmp_path / "second.md", tmp_path / "training.json"
+    runs.write_text(json.dumps({**STAGE, "steps": 4}))
+    first.write_text("# Probing\n\n44.6\n")
+    second.write_text("# Codes\n\n1.30\n")
+    write_card(tokenizer_card, tmp_path, [runs], [first, second], "It took two runs.")
+    written = (tmp_path / "README.md").read_text()
+    write_card(tokenizer_card, tmp_path, [], [], "")
+    assert (tmp_path / "README.md").read_text() == written and "It took two runs." in written
+    first.write_text("# Probing\n\n46.7\n")
+    runs.write_text(json.dumps({**STAGE, "steps": 5}))
+    write_card(tokenizer_card, tmp_path, [runs], [first], "It took three.")
+    expected = written.replace("44.6", "46.7").replace("It took two runs.", "")
+    again = (tmp_path / "README.md").read_text()
+    assert again.index("4 steps on") < again.index("5 steps on") < again.index("It took three.")
+    assert again.split("## Probing")[1] == expected.split("## Probing")[1]
 
 
 def test_the_picture_is_of_what_the_model_makes_and_the_card_shows_it(tmp_path):

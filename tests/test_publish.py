@@ -87,6 +87,8 @@ def damaged(folder: Path, how: str) -> None:
         settings = json.loads((folder / "config.json").read_text())
         del settings["auto_map"]
         (folder / "config.json").write_text(json.dumps(settings))
+    elif how == "local record":
+        (folder / "card.json").write_text('{"arguments": {"latents": "/home/me/latents"}}')
     elif how == "no card":
         (folder / "README.md").unlink()
     else:
@@ -105,6 +107,7 @@ def damaged(folder: Path, how: str) -> None:
         (("## Limits", "## Other"), "lacks the section '## Limits'"),
         (("waves.png", "lost.png"), "shows lost.png, which is missing"),
         (("None known", "See /home/me/notes"), "a folder of this machine: /home/me/notes"),
+        ("local record", "a folder of this machine: /home/me/latents"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_pushed(good, tmp_path, monkeypatch, how, problem):

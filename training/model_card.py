@@ -12,7 +12,8 @@ Makes the folder that gets published: the weights in 16 bits, and a card in whic
 `--training` is what trainings leave, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
 `--benchmark` the JSON of `benchmark_codecs`, `--ablation` the folder of `ablate_bottleneck`; pictures are copied.
 `--reports` are the tables of other evaluations, whole. A tokenizer's card shows `tokenizer.png`, which `tokenizer_picture`
-draws, if the folder has it.
+draws, if the folder has it. The cards of tokenizer and audio language model keep what they are made of in `card.json`: later
+calls add to it, a report in place of the one with the same title.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from .reconstruction_report import markdown
 
 LICENCE = "apache-2.0"
 PICTURE = "tokenizer.png"  # of `tokenizer_picture`
+RECORD = "card.json"
 HEADER = """---
 library_name: transformers
 license: {licence}
@@ -278,10 +280,17 @@ CARDS = {"tokenizer": tokenizer_card, "audio_lm": audio_lm_card}
 def write_card(
     render: Callable[..., str], model_dir: Path, training: list[Path], reports: list[Path], history_note: str
 ) -> None:
-    """README.md."""
-    trainings = [json.loads(path.read_text()) for path in training]
-    texts = [path.read_text(encoding="utf-8") for path in reports]
-    (model_dir / "README.md").write_text(render(model_dir, trainings, texts, history_note), encoding="utf-8")
+    """README.md and `card.json`, out of what is given and what `card.json` has from before."""
+    path = model_dir / RECORD
+    record = {"trainings": [], "reports": [], "history_note": ""}
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+    trainings, texts = record["trainings"], record["reports"]
+    trainings += [added for added in (json.loads(path.read_text()) for path in training) if added not in trainings]
+    by_title = {text.split("\n", 1)[0]: text for text in [*texts, *(path.read_text("utf-8") for path in reports)]}
+    record |= {"reports": list(by_title.values()), "history_note": history_note or record["history_note"]}
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (model_dir / "README.md").write_text(render(model_dir, *record.values()), encoding="utf-8")
 
 
 def main() -> None:
@@ -302,7 +311,7 @@ def main() -> None:
         command.set_defaults(run=partial(write_card, CARDS[name]))
     for command in (autoencoder, *others.values()):
         command.add_argument("model_dir", type=Path)
-        command.add_argument("--training", type=Path, nargs="+", required=True)
+        command.add_argument("--training", type=Path, nargs="+", required=command is autoencoder, default=[])
         command.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)

@@ -86,7 +86,8 @@ def _problems_of_card(folder: Path) -> list[str]:
     found += [f"the card lacks the section {name!r}" for name in SECTIONS if f"\n{name}\n" not in card.text]
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
     found += [f"the card shows {name}, which is missing" for name in pictures if not (folder / name).is_file()]
-    return found + [f"the card names a folder of this machine: {place}" for place in LOCAL_PATH.findall(card.text)]
+    told = card.text + "".join(path.read_text("utf-8") for path in folder.glob("card.json"))
+    return found + [f"the card names a folder of this machine: {place}" for place in LOCAL_PATH.findall(told)]
 
 
 def _problems_of_loading(folder: Path, language_model: str | None) -> list[str]:
