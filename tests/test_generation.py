@@ -3,6 +3,7 @@ import soundfile
 import torch
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3SpeechRecognitionPipeline
 from modeling_f3.generation_f3 import OPTIONS, audios_by_row
+from modeling_f3.speech_recognition_pipeline import cut_at_pauses
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor
 from transformers import GenerationConfig, pipeline
 
@@ -326,6 +327,32 @@ def test_the_transcribing_pipeline_asks_in_the_words_of_the_training(model, tmp_
         expected = {"text": processor.decode(written, skip_special_tokens=True).strip()}
         assert transcribe([path, samples, dictionary], language="Czech", **given) == [expected] * 3
     assert len(processor.apply_transcription_request([samples, samples], sampling_rate=800)["input_ids"]) == 2
+
+
+def test_long_recordings_are_transcribed_in_pieces_that_end_in_pauses(model):
+    processor = tiny_processor()
+    transcribe = F3SpeechRecognitionPipeline(model=model, processor=processor)
+    samples = 0.1 * noise(3200, seed=3)  # 4 s
+    pauses = [(1400, 1600), (2450, 2650)]
+    for first, last in pauses:
+        samples[first:last] = 0
+    pieces = cut_at_pauses(samples, 800, 2.0)
+    assert torch.equal(torch.cat(pieces), samples) and len(pieces) == 3
+    for (first, last), cut in zip(pauses, (len(pieces[0]), len(pieces[0]) + len(pieces[1]))):
+        assert first < cut < last
+    alone = [transcribe(piece.numpy(), max_new_tokens=5)["text"] for piece in pieces]
+    assert transcribe(samples.numpy(), max_new_tokens=5, chunk_length_s=2.0)["text"] == " ".join(filter(None, alone))
+    assert (
+        transcribe([samples.numpy()], max_new_tokens=5, chunk_length_s=2.0)[0]["text"].split()
+        == " ".join(alone).split()
+    )
+    request = processor.apply_transcription_request(samples.numpy(), sampling_rate=800)
+    options = {**model.transcription_options(request["input_ids"]), "max_new_tokens": 5}
+    whole = model.generate(**request, **options)[0, request["input_ids"].shape[1] :]
+    expected = processor.decode(whole, skip_special_tokens=True).strip()
+    assert transcribe(samples.numpy(), max_new_tokens=5, chunk_length_s=None)["text"] == expected
+    with pytest.raises(ValueError, match="chunk_length_s of 1 or more"):
+        transcribe(samples.numpy(), chunk_length_s=0.5)
 
 
 def test_rows_with_and_without_a_voice_prompt_share_a_batch(model):
