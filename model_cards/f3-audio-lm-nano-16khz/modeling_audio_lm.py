@@ -331,7 +331,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
 
     def prepare_inputs_for_generation(self, *args, is_first_iteration: bool = False, **kwargs):
         inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration and kwargs.get("use_cache", True):
+        if not is_first_iteration and not bool((inputs["input_ids"] == self.config.audio_token_id).any()):
             for name in AUDIO_INPUTS:
                 inputs.pop(name, None)  # the cache has read the audio
         return inputs

@@ -1,5 +1,6 @@
 """Text and audio together: what a person writes and records to what the audio language model reads, and labels for it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -21,6 +22,16 @@ SPARE_TOKENS = (
 # What models are asked to do, in the first of the wordings that they are trained with.
 TRANSCRIPTION_REQUEST = "Transcribe the {language} speech."
 SPEECH_REQUEST = "Say: {text}"
+
+# Where a sentence ends: not after an initial or a title.
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)\s+(?=[^a-z])|\n+")
+
+
+def split_sentences(text: str) -> list[str]:
+    """
+    The sentences and lines of a text without the blanks around them, for models that learned to say one sentence at a time.
+    """
+    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
 
 
 class F3Processor(HubCodeMixin, ProcessorMixin):

@@ -1,13 +1,19 @@
 """Transcribes through the language model: `pipeline("automatic-speech-recognition")` of an audio language model."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import Pipeline
+import torch
+import torch.nn.functional as F
+from transformers.pipelines.base import ChunkPipeline
 
 
-class F3SpeechRecognitionPipeline(Pipeline):
+CHUNK_SECONDS = 8.0  # trainings see recordings of up to 10 s, most of them of one sentence
+PAUSE_SECONDS = 0.2
+
+
+class F3SpeechRecognitionPipeline(ChunkPipeline):
     """
     What the stock pipeline does for models that it knows. Saved audio language models name it, so that
     `pipeline("automatic-speech-recognition", model=..., trust_remote_code=True)` finds it.
@@ -17,7 +23,9 @@ class F3SpeechRecognitionPipeline(Pipeline):
 
     Args:
         language (`str`, *optional*): English name of the language spoken, `"English"` by default.
-        max_new_tokens (`int`, *optional*): the longest transcript.
+        chunk_length_s (`float`, *optional*): seconds at once, 8 by default. A longer recording is cut where it is quietest, and
+            the transcripts of its pieces are joined; `None` reads it whole.
+        max_new_tokens (`int`, *optional*): the longest transcript of a piece.
         generate_kwargs (`dict`, *optional*): more for `generate`, in place of the model's `transcription_options`.
     """
 
@@ -30,28 +38,65 @@ class F3SpeechRecognitionPipeline(Pipeline):
         language: str | None = None,
         max_new_tokens: int | None = None,
         generate_kwargs: dict[str, Any] | None = None,
+        **recording_options: Any,
     ) -> tuple[dict, dict, dict]:
         options = dict(generate_kwargs or {})
         if max_new_tokens is not None:
             options["max_new_tokens"] = max_new_tokens
-        return {} if language is None else {"language": language}, {"generate_kwargs": options}, {}
+        if language is not None:
+            recording_options["language"] = language
+        return recording_options, {"generate_kwargs": options}, {}
 
-    def preprocess(self, recording: Any, language: str = "English") -> dict:
+    def preprocess(
+        self, recording: Any, language: str = "English", chunk_length_s: float | None = CHUNK_SECONDS
+    ) -> Iterator[dict]:
+        extractor = self.processor.feature_extractor
+        rate = extractor.sampling_rate
         if isinstance(recording, Mapping):
-            samples = recording["raw"] if "raw" in recording else recording["array"]
-            recording = {"array": samples, "sampling_rate": recording["sampling_rate"]}
-        elif not isinstance(recording, str):
-            recording = {"array": recording, "sampling_rate": self.processor.feature_extractor.sampling_rate}
-        return self.processor.apply_transcription_request(
-            recording, language=language, processor_kwargs={"resample": True, "to_mono": True}
-        )
+            samples, rate = recording["raw"] if "raw" in recording else recording["array"], recording["sampling_rate"]
+        else:
+            samples = extractor.fetch_audio(recording) if isinstance(recording, str) else recording
+        samples = extractor({"array": samples, "sampling_rate": rate}, resample=True, to_mono=True)["input_values"][
+            0, 0
+        ]
+        pieces = [samples]
+        if chunk_length_s is not None:
+            pieces = cut_at_pauses(samples, extractor.sampling_rate, chunk_length_s)
+        for index, piece in enumerate(pieces):
+            request = self.processor.apply_transcription_request(
+                piece.numpy(), language=language, sampling_rate=extractor.sampling_rate
+            )
+            yield {"is_last": index == len(pieces) - 1, **request}
 
     def _forward(self, inputs: dict, generate_kwargs: dict[str, Any]) -> dict:
+        is_last = inputs.pop("is_last")
         options = {"max_length": None, **self.model.transcription_options(inputs["input_ids"]), **generate_kwargs}
         generation_config = copy.deepcopy(self.generation_config)
         others = generation_config.update(**options)
         written = self.model.generate(**inputs, **others, generation_config=generation_config)
-        return {"transcript": written[0, inputs["input_ids"].shape[1] :]}
+        return {"is_last": is_last, "transcript": written[0, inputs["input_ids"].shape[1] :]}
 
-    def postprocess(self, outputs: dict) -> dict[str, str]:
-        return {"text": self.processor.decode(outputs["transcript"], skip_special_tokens=True).strip()}
+    def postprocess(self, pieces: list[dict]) -> dict[str, str]:
+        texts = [self.processor.decode(piece["transcript"], skip_special_tokens=True).strip() for piece in pieces]
+        return {"text": " ".join(filter(None, texts))}
+
+
+def cut_at_pauses(samples: torch.Tensor, rate: int, longest: float) -> list[torch.Tensor]:
+    """
+    Pieces `[n]` of samples `[N]`, none of more than `longest` seconds, each cut in the quietest fifth of a second of what may be
+    its second half.
+
+    Raises:
+        `ValueError`: when `longest` is less than a second.
+    """
+    if longest < 1:
+        raise ValueError(f"recordings cannot be cut into pieces of {longest} s: use a chunk_length_s of 1 or more")
+    limit, window = int(longest * rate), int(PAUSE_SECONDS * rate)
+    pieces = []
+    while len(samples) > limit:
+        last = min(limit, len(samples) - limit // 4)  # what is left over is not the end of a word
+        power = F.avg_pool1d(samples[None, limit // 2 : last].square(), window, stride=max(1, window // 4))
+        cut = limit // 2 + int(power.argmin()) * max(1, window // 4) + window // 2
+        pieces.append(samples[:cut])
+        samples = samples[cut:]
+    return [*pieces, samples]
