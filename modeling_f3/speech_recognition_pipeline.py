@@ -56,9 +56,8 @@ class F3SpeechRecognitionPipeline(ChunkPipeline):
             samples, rate = recording["raw"] if "raw" in recording else recording["array"], recording["sampling_rate"]
         else:
             samples = extractor.fetch_audio(recording) if isinstance(recording, str) else recording
-        samples = extractor({"array": samples, "sampling_rate": rate}, resample=True, to_mono=True)["input_values"][
-            0, 0
-        ]
+        given = {"array": samples, "sampling_rate": rate}
+        samples = extractor(given, resample=True, to_mono=True)["input_values"][0, 0]
         pieces = [samples]
         if chunk_length_s is not None:
             pieces = cut_at_pauses(samples, extractor.sampling_rate, chunk_length_s)
@@ -92,11 +91,11 @@ def cut_at_pauses(samples: torch.Tensor, rate: int, longest: float) -> list[torc
     if longest < 1:
         raise ValueError(f"recordings cannot be cut into pieces of {longest} s: use a chunk_length_s of 1 or more")
     limit, window = int(longest * rate), int(PAUSE_SECONDS * rate)
-    pieces = []
+    step, pieces = max(1, window // 4), []
     while len(samples) > limit:
         last = min(limit, len(samples) - limit // 4)  # what is left over is not the end of a word
-        power = F.avg_pool1d(samples[None, limit // 2 : last].square(), window, stride=max(1, window // 4))
-        cut = limit // 2 + int(power.argmin()) * max(1, window // 4) + window // 2
+        power = F.avg_pool1d(samples[None, limit // 2 : last].square(), window, step)
+        cut = limit // 2 + int(power.argmin()) * step + window // 2
         pieces.append(samples[:cut])
         samples = samples[cut:]
     return [*pieces, samples]

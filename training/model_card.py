@@ -281,16 +281,19 @@ def write_card(
     render: Callable[..., str], model_dir: Path, training: list[Path], reports: list[Path], history_note: str
 ) -> None:
     """README.md and `card.json`, out of what is given and what `card.json` has from before."""
-    path = model_dir / RECORD
-    record = {"trainings": [], "reports": [], "history_note": ""}
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-    trainings, texts = record["trainings"], record["reports"]
-    trainings += [added for added in (json.loads(path.read_text()) for path in training) if added not in trainings]
-    by_title = {text.split("\n", 1)[0]: text for text in [*texts, *(path.read_text("utf-8") for path in reports)]}
-    record |= {"reports": list(by_title.values()), "history_note": history_note or record["history_note"]}
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (model_dir / "README.md").write_text(render(model_dir, *record.values()), encoding="utf-8")
+    kept = model_dir / RECORD
+    known = {"trainings": [], "reports": [], "history_note": ""}
+    if kept.is_file():
+        known = json.loads(kept.read_text(encoding="utf-8"))
+    added = [json.loads(path.read_text()) for path in training]
+    texts = [*known["reports"], *(path.read_text(encoding="utf-8") for path in reports)]
+    record = {
+        "trainings": [*known["trainings"], *(run for run in added if run not in known["trainings"])],
+        "reports": list({text.split("\n", 1)[0]: text for text in texts}.values()),
+        "history_note": history_note or known["history_note"],
+    }
+    kept.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (model_dir / "README.md").write_text(render(model_dir, **record), encoding="utf-8")
 
 
 def main() -> None:
