@@ -115,6 +115,7 @@ def test_weights_sharded_over_processes_learn_what_copies_of_them_do_and_are_sav
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         config = Path(__file__).parents[1] / "examples" / "accelerate" / f"{way}.yaml"
         launcher = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+        launcher += ["--main_process_port", "0"]  # a free one
         done = subprocess.run(
             [sys.executable, *launcher, "--mixed_precision", "no", tmp_path / "run.py", *given],
             capture_output=True, text=True, timeout=300,

@@ -125,7 +125,7 @@ checkpoints.save_file = save_file
 
 def test_two_processes_train_as_one_with_the_double_batch(folder):
     train(folder, "one", max_steps=5, batch_size=8, logging_steps=1)
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # on a free port
     done = run_in_a_process(folder, "two", launcher, max_steps=5, batch_size=4, logging_steps=1)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("total", "mel", "discriminator", "feature_matching"):
