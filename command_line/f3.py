@@ -138,12 +138,12 @@ def speak(
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
     network.language_model.to(getattr(torch, language_model_dtype))
     rate = processor.feature_extractor.sampling_rate
-    given = {} if voice is None else {"voice": _recording(voice), "voice_text": voice_text}
+    prompt = {"voice": None if voice is None else _recording(voice), "voice_text": voice_text}
     generator = torch.Generator().manual_seed(seed)
     options = {"num_flow_steps": steps, "flow_guidance_scale": guidance, "generator": generator}
     said = []
     for sentence in split_sentences(text) or [text]:
-        request = processor.apply_speech_request(sentence, **given, processor_kwargs=ANY_SOUND)
+        request = processor.apply_speech_request(sentence, **prompt, processor_kwargs=ANY_SOUND)
         spoken = network.generate(**request.to(network.device), **options)
         said.append(spoken.audio[0])
         seconds = spoken.audio_lengths[0].item() / rate

@@ -1,8 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from f3_training.model_card import (
+    CARDS,
+    RECORD,
     audio_lm_card,
     autoencoder_card,
     speed_section,
@@ -117,10 +121,16 @@ def test_a_card_can_be_written_again_with_one_report_more(tmp_path):
     first.write_text("# Probing\n\n46.7\n")
     runs.write_text(json.dumps({**STAGE, "steps": 5}))
     write_card(tokenizer_card, tmp_path, [runs], [first], "It took three.")
-    expected = written.replace("44.6", "46.7").replace("It took two runs.", "")
     again = (tmp_path / "README.md").read_text()
     assert again.index("4 steps on") < again.index("5 steps on") < again.index("It took three.")
-    assert again.split("## Probing")[1] == expected.split("## Probing")[1]
+    assert again.split("## Probing")[1] == written.replace("44.6", "46.7").split("## Probing")[1]
+
+
+@pytest.mark.parametrize("kind, name", [("tokenizer", "f3-nano-16khz"), ("audio_lm", "f3-audio-lm-nano-16khz")])
+def test_a_published_card_says_what_its_record_says(kind, name):
+    folder = Path(__file__).parents[1] / "model_cards" / name
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    assert CARDS[kind](folder, **record) == (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_is_of_what_the_model_makes_and_the_card_shows_it(tmp_path):
