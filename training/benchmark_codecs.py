@@ -1,7 +1,7 @@
 """
 How fast F3 encodes and decodes beside the codecs of the installed Transformers.
 
-    python -m f3_training.benchmark_codecs --output benchmark.json
+    python -m f3_training.benchmark_codecs --output_dir results
 
 One run, one machine, the same recording for all, each codec at its own rate with its default configuration and random
 weights (speed does not depend on what they learned). The codecs take turns, so that a busy moment of the machine hits
@@ -117,13 +117,31 @@ def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: fastest / row["ms_per_second"] for name, row in results.items() if name.startswith("F3")}
 
 
+def markdown(report: dict) -> str:
+    """Conditions, the codecs from the fastest to the slowest, and the ratios."""
+    conditions = ", ".join(f"{name} {value}" for name, value in report["conditions"].items())
+    lines = [
+        "# Speed",
+        "",
+        f"`python -m f3_training.benchmark_codecs`, default configurations, one run: {conditions}.",
+        "",
+        "| codec | M parameters | kHz | ms per second of audio | x real time |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(report["codecs"].items(), key=lambda item: item[1]["ms_per_second"]):
+        size, rate, taken = row["parameters"] / 1e6, row["sampling_rate"] / 1000, row["ms_per_second"]
+        lines.append(f"| {name} | {size:.1f} | {rate:g} | {taken:.1f} | {1000 / taken:.1f} |")
+    ratios = ", ".join(f"{name} {ratio:.2f} times" for name, ratio in report["ratios"].items())
+    return "\n".join([*lines, "", f"As fast as the fastest codec that is not F3: {ratios}.", ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recording", type=Path, help="a sound file; noise without one")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("--output_dir", type=Path, help="for benchmark.json and benchmark.md, which is what is printed")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -138,16 +156,12 @@ def main() -> None:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
-    print(" · ".join(f"{name}: {value}" for name, value in conditions.items()))
-    print(f"{'codec':20s} {'M param.':>9s} {'kHz':>6s} {'ms per s':>9s} {'x real time':>12s}")
-    for name, row in sorted(results.items(), key=lambda item: item[1]["ms_per_second"]):
-        size, rate, taken = row["parameters"] / 1e6, row["sampling_rate"] / 1000, row["ms_per_second"]
-        print(f"{name:20s} {size:9.1f} {rate:6.1f} {taken:9.1f} {1000 / taken:12.1f}")
-    for name, ratio in ratios(results).items():
-        print(f"{name}: {ratio:.2f} x as fast as the fastest of the others")
-    if arguments.output:
-        report = {"conditions": conditions, "codecs": results, "ratios": ratios(results)}
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"conditions": conditions, "codecs": results, "ratios": ratios(results)}
+    print(markdown(report))
+    if arguments.output_dir:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        (arguments.output_dir / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+        (arguments.output_dir / "benchmark.md").write_text(markdown(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,38 +3,38 @@ Makes the folder that gets published: the weights in 16 bits, and a card in whic
 
     python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz
     python -m f3_training.model_card autoencoder model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
-        --evaluation results --benchmark benchmark.json --ablation runs/bottleneck
+        --reports results/report.md runs/bottleneck/ablation.md results/benchmark.md
     python -m f3_training.model_card tokenizer model_cards/f3-nano-16khz --training runs/rq/training.json \\
         runs/joint/training.json --reports results/codes/codes.md results/probe/probe.md
     python -m f3_training.model_card audio_lm model_cards/f3-audio-lm-nano-16khz --training runs/speaker/training.json \\
         --reports results/transcription/transcription.md results/speech/speech.md
 
-`--training` is what trainings leave, `--evaluation` the folder of `evaluate_reconstruction` run on the published folder,
-`--benchmark` the JSON of `benchmark_codecs`, `--ablation` the folder of `ablate_bottleneck`; pictures are copied.
-`--reports` are the tables of other evaluations, whole. A tokenizer's card shows `tokenizer.png`, which `tokenizer_picture`
-draws, if the folder has it. The cards of tokenizer and audio language model keep what they are made of in `card.json`: later
-calls add to it, a report in place of the one with the same title.
+`--training` is what trainings leave, `--reports` what evaluations do; pictures that reports show are copied. A tokenizer's
+card shows `tokenizer.png`, which `tokenizer_picture` draws, if the folder has it. Cards keep what they are made of in
+`card.json`: later calls add to it, a report in place of the one with the same title.
 """
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import modeling_f3
+import torch
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from feature_extraction_f3.processing_f3 import F3Processor
 from transformers import AutoConfig
 
 from .machine import described
-from .reconstruction_report import markdown
 
 
 LICENCE = "apache-2.0"
 PICTURE = "tokenizer.png"  # of `tokenizer_picture`
 RECORD = "card.json"
+SHOWN = re.compile(r"!\[.*?\]\((.+?)\)")  # pictures of a text in Markdown, beside it
 HEADER = """---
 library_name: transformers
 license: {licence}
@@ -97,20 +97,14 @@ more than the tables show, and music and effects more than speech. What it decod
 do not use it as evidence of what was said. It carries voices over well enough to be misused for imitation."""
 
 
-def autoencoder_card(
-    model_dir: Path,
-    trainings: list[dict],
-    evaluation: dict,
-    benchmark: dict,
-    ablation: str = "",
-    history_note: str = "",
-) -> str:
+def autoencoder_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
     """
-    `trainings` are records of one run after the other, `ablation` is the report of `ablate_bottleneck`, `history_note` tells
-    what the records do not.
+    Of the autoencoder. `trainings` are records of one run after the other, `reports` those of evaluations, `history_note`
+    tells what the records do not.
     """
     config = AutoConfig.from_pretrained(model_dir)
-    parameters = evaluation["conditions"]["parameters"]
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in modeling_f3.F3AutoencoderModel(config).parameters())
     return card(
         HEADER.format(task="audio-to-audio", name=model_dir.name, licence=LICENCE),
         f"The autoencoder of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to normalised continuous "
@@ -122,19 +116,14 @@ def autoencoder_card(
         "## Training",
         *map(training_section, trainings),
         history_note,
-        "## Reconstruction of held-out recordings",
-        markdown(evaluation).split("\n", 2)[2].strip(),
-        "![original and reconstructed spectrograms](spectrograms.png)",
-        ablation and f"## What normalisation and noise do\n\n{ablation}\n![scores against noise](ablation.png)",
-        "## Speed",
-        speed_section(benchmark),
+        *map(as_section, reports),
         "## Limits",
         LIMITS,
     )
 
 
 def tokenizer_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
-    """Of the autoencoder with the representation encoder; `reports` are those of other evaluations."""
+    """Of the autoencoder with the representation encoder."""
     config = AutoConfig.from_pretrained(model_dir)
     autoencoder = config.autoencoder_config
     return card(
@@ -227,24 +216,6 @@ def history_table(history: list[dict]) -> list[str]:
     return lines
 
 
-def speed_section(benchmark: dict) -> str:
-    """The table of `benchmark_codecs`."""
-    conditions = ", ".join(f"{name} {value}" for name, value in benchmark["conditions"].items())
-    lines = [
-        f"`python -m f3_training.benchmark_codecs`, default configurations, one run: {conditions}.",
-        "",
-        "| codec | M parameters | kHz | ms per second of audio | x real time |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in sorted(benchmark["codecs"].items(), key=lambda item: item[1]["ms_per_second"]):
-        taken = row["ms_per_second"]
-        lines.append(
-            f"| {name} | {row['parameters'] / 1e6:.1f} | {row['sampling_rate'] / 1000:g} | {taken:.1f} | {1000 / taken:.1f} |"
-        )
-    ratios = ", ".join(f"{name} {ratio:.2f} times" for name, ratio in benchmark["ratios"].items())
-    return "\n".join([*lines, "", f"As fast as the fastest codec that is not F3: {ratios}."])
-
-
 def write_weights(source: Path, model_dir: Path) -> None:
     """
     A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible. With the
@@ -260,33 +231,23 @@ def write_weights(source: Path, model_dir: Path) -> None:
     processor_class.from_pretrained(source).save_pretrained(model_dir)
 
 
-def write_autoencoder_card(
-    model_dir: Path, training: list[Path], evaluation: Path, benchmark: Path, ablation: Path | None, history_note: str
-) -> None:
-    """README.md and its pictures."""
-    for folder in filter(None, (evaluation, ablation)):
-        for picture in sorted(folder.glob("*.png")):
-            shutil.copy(picture, model_dir / picture.name)
-    trainings = [json.loads(path.read_text()) for path in training]
-    scores, speeds = (json.loads(path.read_text()) for path in (evaluation / "metrics.json", benchmark))
-    ablated = (ablation / "ablation.md").read_text(encoding="utf-8") if ablation else ""
-    text = autoencoder_card(model_dir, trainings, scores, speeds, ablated, history_note)
-    (model_dir / "README.md").write_text(text, encoding="utf-8")
-
-
-CARDS = {"tokenizer": tokenizer_card, "audio_lm": audio_lm_card}
+CARDS = {"autoencoder": autoencoder_card, "tokenizer": tokenizer_card, "audio_lm": audio_lm_card}
 
 
 def write_card(
     render: Callable[..., str], model_dir: Path, training: list[Path], reports: list[Path], history_note: str
 ) -> None:
-    """README.md and `card.json`, out of what is given and what `card.json` has from before."""
+    """README.md, its pictures and `card.json`, out of what is given and what `card.json` has from before."""
     kept = model_dir / RECORD
     known = {"trainings": [], "reports": [], "history_note": ""}
     if kept.is_file():
         known = json.loads(kept.read_text(encoding="utf-8"))
     added = [json.loads(path.read_text()) for path in training]
-    texts = [*known["reports"], *(path.read_text(encoding="utf-8") for path in reports)]
+    texts = known["reports"]
+    for path in reports:
+        texts.append(path.read_text(encoding="utf-8"))
+        for picture in SHOWN.findall(texts[-1]):
+            shutil.copy(path.parent / picture, model_dir / picture)
     record = {
         "trainings": [*known["trainings"], *(run for run in added if run not in known["trainings"])],
         "reports": list({text.split("\n", 1)[0]: text for text in texts}.values()),
@@ -303,19 +264,13 @@ def main() -> None:
     weights.add_argument("source", type=Path)
     weights.add_argument("model_dir", type=Path)
     weights.set_defaults(run=write_weights)
-    autoencoder = commands.add_parser("autoencoder")
-    for record in ("evaluation", "benchmark"):
-        autoencoder.add_argument(f"--{record}", type=Path, required=True)
-    autoencoder.add_argument("--ablation", type=Path)
-    autoencoder.set_defaults(run=write_autoencoder_card)
-    others = {name: commands.add_parser(name) for name in CARDS}
-    for name, command in others.items():
-        command.add_argument("--reports", type=Path, nargs="+", default=[])
-        command.set_defaults(run=partial(write_card, CARDS[name]))
-    for command in (autoencoder, *others.values()):
+    for name, render in CARDS.items():
+        command = commands.add_parser(name)
         command.add_argument("model_dir", type=Path)
-        command.add_argument("--training", type=Path, nargs="+", required=command is autoencoder, default=[])
+        command.add_argument("--training", type=Path, nargs="+", default=[])
+        command.add_argument("--reports", type=Path, nargs="+", default=[])
         command.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
+        command.set_defaults(run=partial(write_card, render))
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)
 

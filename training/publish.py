@@ -20,6 +20,8 @@ from pathlib import Path
 from configuration_f3.hub_code import PACKAGES
 from huggingface_hub import HfApi, ModelCard
 
+from .model_card import RECORD, SHOWN
+
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 METADATA = ("license", "library_name", "pipeline_tag", "tags")
@@ -84,9 +86,10 @@ def _problems_of_card(folder: Path) -> list[str]:
     card = ModelCard.load(path)
     found = [f"the card does not say its {name}" for name in METADATA if not card.data.get(name)]
     found += [f"the card lacks the section {name!r}" for name in SECTIONS if f"\n{name}\n" not in card.text]
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
-    found += [f"the card shows {name}, which is missing" for name in pictures if not (folder / name).is_file()]
-    told = card.text + "".join(path.read_text("utf-8") for path in folder.glob("card.json"))
+    found += [
+        f"the card shows {name}, which is missing" for name in SHOWN.findall(card.text) if not (folder / name).is_file()
+    ]
+    told = card.text + "".join(path.read_text("utf-8") for path in folder.glob(RECORD))
     return found + [f"the card names a folder of this machine: {place}" for place in LOCAL_PATH.findall(told)]
 
 

@@ -132,7 +132,7 @@ def noise_curve(records: list[dict]) -> list[dict]:
 
 def markdown(report: dict) -> str:
     """All tables of a report."""
-    lines = ["# Reconstruction", "", _conditions(report["conditions"]), ""]
+    lines = ["# Reconstruction of held-out recordings", "", _conditions(report["conditions"]), ""]
     for kind, group in report["by_kind"].items():
         lines += [f"## {kind}: {group['items']} items, {group['seconds']:.0f} s", ""]
         lines += [*score_table({"": group}, ""), "", *_undefined_notes(group), ""]
@@ -142,7 +142,8 @@ def markdown(report: dict) -> str:
                 lines += [f"### {kind} by {heading}", "", *score_table(groups, heading), ""]
     if report["noise"]:
         lines += ["## Speech decoded from noisy latents z + α·ε", "", *_noise_table(report["noise"]), ""]
-    return "\n".join(lines)
+        lines += ["![scores against noise](noise.png)", ""]
+    return "\n".join([*lines, "![original and reconstructed spectrograms](spectrograms.png)", ""])
 
 
 def _conditions(conditions: dict) -> str:
