@@ -2,30 +2,29 @@
 Makes the folder that gets published: the weights in 16 bits, and a card in which no figure is typed by hand.
 
     python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz
-    python -m f3_training.model_card autoencoder model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
+    python -m f3_training.model_card card model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
         --reports results/report.md runs/bottleneck/ablation.md results/benchmark.md
-    python -m f3_training.model_card tokenizer model_cards/f3-nano-16khz --training runs/rq/training.json \\
-        runs/joint/training.json --reports results/codes/codes.md results/probe/probe.md
-    python -m f3_training.model_card audio_lm model_cards/f3-audio-lm-nano-16khz --training runs/speaker/training.json \\
-        --reports results/transcription/transcription.md results/speech/speech.md
 
-`--training` is what trainings leave, `--reports` what evaluations do; pictures that reports show are copied. A tokenizer's
-card shows `tokenizer.png`, which `tokenizer_picture` draws, if the folder has it. Cards keep what they are made of in
-`card.json`: later calls add to it, a report in place of the one with the same title.
+The folder is of an autoencoder, a tokenizer or an audio language model. `--training` is what trainings leave, `--reports` what
+evaluations do; pictures that reports show are copied. A tokenizer's card shows `tokenizer.png`, which `tokenizer_picture`
+draws, if the folder has it. A card keeps what it is made of in `card.json`: later calls add to it, a report in place of the
+one with the same title.
 """
 
 import argparse
 import json
 import re
 import shutil
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import modeling_f3
 import torch
+from configuration_f3.configuration_audio_lm import F3AudioLMConfig
+from configuration_f3.configuration_autoencoder import F3AutoencoderConfig
+from configuration_f3.configuration_f3 import F3Config
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from feature_extraction_f3.processing_f3 import F3Processor
+from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from transformers import AutoConfig
 
 from .machine import described
@@ -97,22 +96,18 @@ more than the tables show, and music and effects more than speech. What it decod
 do not use it as evidence of what was said. It carries voices over well enough to be misused for imitation."""
 
 
-def autoencoder_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
+def model_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
     """
-    Of the autoencoder. `trainings` are records of one run after the other, `reports` those of evaluations, `history_note`
+    The card of a folder. `trainings` are records of one run after the other, `reports` those of evaluations, `history_note`
     tells what the records do not.
     """
     config = AutoConfig.from_pretrained(model_dir)
-    with torch.device("meta"):
-        parameters = sum(weight.numel() for weight in modeling_f3.F3AutoencoderModel(config).parameters())
+    task, introduction, use = DESCRIPTIONS[type(config)](model_dir, config)
     return card(
-        HEADER.format(task="audio-to-audio", name=model_dir.name, licence=LICENCE),
-        f"The autoencoder of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to normalised continuous "
-        f"latents, {config.frame_rate:g} Hz x {config.latent_dim}, and back. {parameters / 1e6:.2f} M parameters, causal "
-        f"but for {1000 * config.decoder_lookahead / config.frame_rate:g} ms in the decoder, no KL term: latents are "
-        f"normalised per frame (Eq. 1) and the decoder learned from noisy ones (Eq. 2, gamma = {config.noise_scale:g}).",
+        HEADER.format(task=task, name=model_dir.name, licence=LICENCE),
+        introduction,
         "## Use",
-        USE_AUTOENCODER.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim),
+        use,
         "## Training",
         *map(training_section, trainings),
         history_note,
@@ -122,47 +117,45 @@ def autoencoder_card(model_dir: Path, trainings: list[dict], reports: list[str],
     )
 
 
-def tokenizer_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
-    """Of the autoencoder with the representation encoder."""
-    config = AutoConfig.from_pretrained(model_dir)
+def _autoencoder(model_dir: Path, config: F3AutoencoderConfig) -> tuple[str, str, str]:
+    """Its task on the Hub, what it is and how it is used."""
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in F3AutoencoderModel(config).parameters())
+    introduction = (
+        f"The autoencoder of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to normalised continuous "
+        f"latents, {config.frame_rate:g} Hz x {config.latent_dim}, and back. {parameters / 1e6:.2f} M parameters, causal "
+        f"but for {1000 * config.decoder_lookahead / config.frame_rate:g} ms in the decoder, no KL term: latents are "
+        f"normalised per frame (Eq. 1) and the decoder learned from noisy ones (Eq. 2, gamma = {config.noise_scale:g})."
+    )
+    use = USE_AUTOENCODER.format(name=model_dir.name, rate=config.sampling_rate, width=config.latent_dim)
+    return "audio-to-audio", introduction, use
+
+
+def _tokenizer(model_dir: Path, config: F3Config) -> tuple[str, str, str]:
     autoencoder = config.autoencoder_config
-    return card(
-        HEADER.format(task="feature-extraction", name=model_dir.name, licence=LICENCE),
+    introduction = card(
         f"The tokenizer of F3 (arXiv 2606.06357): waveform at {config.sampling_rate / 1000:g} kHz to latents, "
         f"{autoencoder.frame_rate:g} Hz x {autoencoder.latent_dim}, and, by a causal encoder on them, to representations, "
         f"{autoencoder.frame_rate:g} Hz x {config.hidden_size}. The encoder learned to predict random codes of the next "
         f"{config.num_future_frames} frames (RQ-MTP, Eq. 5) and from a frozen language model that reads it (Eq. 7).",
         f"![a recording on its way through the tokenizer]({PICTURE})" if (model_dir / PICTURE).is_file() else "",
-        "## Use",
-        USE_TOKENIZER.format(
-            name=model_dir.name, rate=config.sampling_rate, width=autoencoder.latent_dim, hidden=config.hidden_size
-        ),
-        "## Training",
-        *map(stage_section, trainings),
-        history_note,
-        *map(as_section, reports),
-        "## Limits",
-        LIMITS,
     )
+    use = USE_TOKENIZER.format(
+        name=model_dir.name, rate=config.sampling_rate, width=autoencoder.latent_dim, hidden=config.hidden_size
+    )
+    return "feature-extraction", introduction.strip(), use
 
 
-def audio_lm_card(model_dir: Path, trainings: list[dict], reports: list[str], history_note: str = "") -> str:
-    """Of the model that listens and speaks."""
-    config = AutoConfig.from_pretrained(model_dir)
+def _audio_lm(model_dir: Path, config: F3AudioLMConfig) -> tuple[str, str, str]:
     language_model = str(config.text_model_name_or_path)
-    return card(
-        HEADER.format(task="any-to-any", name=model_dir.name, licence=LICENCE),
+    introduction = (
         f"A language model that listens and speaks through the tokenizer of F3 (arXiv 2606.06357). The language model, "
-        f"{language_model}, is fetched from where it is; this folder holds what is around it.",
-        "## Use",
-        USE_AUDIO_LM.format(name=model_dir.name, language_model=language_model),
-        "## Training",
-        *map(stage_section, trainings),
-        history_note,
-        *map(as_section, reports),
-        "## Limits",
-        LIMITS,
+        f"{language_model}, is fetched from where it is; this folder holds what is around it."
     )
+    return "any-to-any", introduction, USE_AUDIO_LM.format(name=model_dir.name, language_model=language_model)
+
+
+DESCRIPTIONS = {F3AutoencoderConfig: _autoencoder, F3Config: _tokenizer, F3AudioLMConfig: _audio_lm}
 
 
 def card(*paragraphs: str) -> str:
@@ -176,33 +169,27 @@ def as_section(report: str) -> str:
 
 
 def training_section(training: dict) -> str:
-    """Where, how long and on what, and the figures of the validation split over time."""
-    arguments = training["arguments"]
-    seconds = arguments["batch_size"] * training["processes"] * arguments["crop_seconds"]
-    lines = [
-        f"{training['steps']} steps of {seconds:.1f} s of audio, {training['minutes']:.0f} minutes in all, on "
-        f"{described(training)}, by `python -m f3_training.autoencoder`, on the train "
-        "split of `python -m f3_training.prepare_data`: speech in many languages, music and sound effects. Started from "
-        f"{'another checkpoint' if arguments['init_from'] else 'random weights'}. Arguments: "
-        f"`{json.dumps({name: value for name, value in arguments.items() if value is not None})}`.",
-        "",
-        "Figures on held-out speech of the validation split, with averaged weights, while it trained:",
-        "",
-    ]
-    return "\n".join([*lines, *history_table(training["history"])])
-
-
-def stage_section(training: dict) -> str:
-    """What a training of stage 1 or 2 was told, what it took, and its held-out figures over time."""
+    """What a training was told, what it took, and its held-out figures over time."""
     given = {name: value for name, value in training["arguments"].items() if value is not None}
-    minutes, hours = (training["history"][-1][name] for name in ("minutes", "audio_hours"))
-    lines = [
-        f"{training['steps']} steps on {hours:.1f} hours of audio, some of it several times, in {minutes:.0f} minutes "
-        f"({60 * hours / minutes:.0f} times real time) on {described(training)}. "
-        f"Arguments: `{json.dumps(given)}`. Held-out figures of the validation split:",
-        "",
-    ]
-    return "\n".join([*lines, *history_table(training["history"])])
+    where, last = described(training), training["history"][-1]
+    if "crop_seconds" in given:
+        seconds = given["batch_size"] * training["processes"] * given["crop_seconds"]
+        told = (
+            f"{training['steps']} steps of {seconds:.1f} s of audio, {training['minutes']:.0f} minutes in all, on {where}, by "
+            "`python -m f3_training.autoencoder`, on the train split of `python -m f3_training.prepare_data`: speech in many "
+            f"languages, music and sound effects. Started from {'another checkpoint' if 'init_from' in given else 'random weights'}"
+        )
+        judged = "Figures on held-out speech of the validation split, with averaged weights, while it trained"
+    else:
+        minutes, hours = last["minutes"], last["audio_hours"]
+        told = (
+            f"{training['steps']} steps on {hours:.1f} hours of audio, some of it several times, in {minutes:.0f} minutes "
+            f"({60 * hours / minutes:.0f} times real time) on {where}"
+        )
+        judged = "Held-out figures of the validation split"
+    return "\n".join(
+        [f"{told}. Arguments: `{json.dumps(given)}`.", "", f"{judged}:", "", *history_table(training["history"])]
+    )
 
 
 def history_table(history: list[dict]) -> list[str]:
@@ -231,12 +218,7 @@ def write_weights(source: Path, model_dir: Path) -> None:
     processor_class.from_pretrained(source).save_pretrained(model_dir)
 
 
-CARDS = {"autoencoder": autoencoder_card, "tokenizer": tokenizer_card, "audio_lm": audio_lm_card}
-
-
-def write_card(
-    render: Callable[..., str], model_dir: Path, training: list[Path], reports: list[Path], history_note: str
-) -> None:
+def write_card(model_dir: Path, training: list[Path], reports: list[Path], history_note: str) -> None:
     """README.md, its pictures and `card.json`, out of what is given and what `card.json` has from before."""
     kept = model_dir / RECORD
     known = {"trainings": [], "reports": [], "history_note": ""}
@@ -254,7 +236,7 @@ def write_card(
         "history_note": history_note or known["history_note"],
     }
     kept.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (model_dir / "README.md").write_text(render(model_dir, **record), encoding="utf-8")
+    (model_dir / "README.md").write_text(model_card(model_dir, **record), encoding="utf-8")
 
 
 def main() -> None:
@@ -264,13 +246,12 @@ def main() -> None:
     weights.add_argument("source", type=Path)
     weights.add_argument("model_dir", type=Path)
     weights.set_defaults(run=write_weights)
-    for name, render in CARDS.items():
-        command = commands.add_parser(name)
-        command.add_argument("model_dir", type=Path)
-        command.add_argument("--training", type=Path, nargs="+", default=[])
-        command.add_argument("--reports", type=Path, nargs="+", default=[])
-        command.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
-        command.set_defaults(run=partial(write_card, render))
+    made = commands.add_parser("card")
+    made.add_argument("model_dir", type=Path)
+    made.add_argument("--training", type=Path, nargs="+", default=[])
+    made.add_argument("--reports", type=Path, nargs="+", default=[])
+    made.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
+    made.set_defaults(run=write_card)
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)
 
