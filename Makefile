@@ -31,7 +31,7 @@ $(VENV)/.ready-for-demo: pyproject.toml requirements-tested.txt
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.ready-for-demo
-	$(INSTALL) --editable ".[app,cli,export,training,evaluation,test]"
+	$(INSTALL) --editable ".[app,augmentation,cli,export,training,evaluation,test]"
 	# The newest torchaudio is built for CUDA. Beside a CPU build of torch its native extension cannot be loaded, and
 	# since transformers imports torchaudio wherever it is installed, `import transformers` would fail with it. Without
 	# that file torchaudio goes on with its Python code. Our packages do not need it; the tests compare with it.
