@@ -130,6 +130,10 @@ def run_trainer(
     is given.
     """
     output_dir = Path(arguments.output_dir)
+    language_model = getattr(model, "language_model", None)
+    if language_model is not None and not torch.cuda.is_available():
+        # sentences are short, and on processors the backward pass of fused attention takes longer than all it saves
+        language_model.set_attn_implementation("eager")
     trainer = LatentsTrainer(
         model=model,
         args=trainer_arguments(arguments),
