@@ -11,7 +11,7 @@ from f3_training.audio_dataset import AudioDatasetError
 from f3_training.evaluate_speech import cosine, evaluate_speech, mean_embedding
 from f3_training.evaluate_speech import means as speech_means
 from f3_training.evaluate_transcription import build_parser as transcription_parser
-from f3_training.evaluate_transcription import evaluate_transcription, transcripts
+from f3_training.evaluate_transcription import evaluate_transcription, texts_in, transcripts
 from f3_training.judges import Judges
 from f3_training.reconstruction_metrics import UndefinedScoreError
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_model, tiny_processor, write_latents
@@ -61,8 +61,6 @@ def arguments_of_transcription(folder, output, *more: str):
 
 
 def test_answers_do_not_depend_on_the_batch(folder):
-    from f3_training.evaluate_transcription import texts_in
-
     model = tiny_audio_lm(folder / "again", flow_config=tiny_flow_config())
     rows = texts_in(str(folder / "dataset"), arguments_of_transcription(folder, folder))
     assert [row["duration"] for row in rows] == sorted(row["duration"] for row in rows) and len(rows) == 6
@@ -70,6 +68,11 @@ def test_answers_do_not_depend_on_the_batch(folder):
     together = transcripts(model, tiny_processor(), rows, "en", 3)
     alone = transcripts(model, tiny_processor(), rows[:1], "en", 3)[0]  # the shorter one may say less
     assert len(alone) > 3 and together[0][: len(alone) - 1] == alone[:-1]
+
+
+def test_every_source_has_its_share_of_the_recordings(folder):
+    rows = texts_in(str(folder / "dataset"), arguments_of_transcription(folder, folder, "--max_items", "1"))
+    assert sorted(rows["source"]) == ["ann", "joe"]
 
 
 def test_a_dataset_without_texts_is_refused(folder, tmp_path):

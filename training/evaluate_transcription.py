@@ -10,6 +10,7 @@ rates), `transcription.jsonl` (every text beside what was written) and `transcri
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,16 +78,15 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
 
 def texts_in(path: str, arguments: argparse.Namespace):
     """The chosen rows of one dataset, by length, so that little of a batch is padding."""
-    rows = load_audio_dataset(path, arguments.split)
-    columns = rows.select_columns(["kind", "language", "text", "duration"]).to_dict()
-    kept = [
-        index
-        for index, (kind, language, text, duration) in enumerate(zip(*columns.values()))
-        if kind == "speech" and language == arguments.language and normalize_words(text)
-        if duration <= arguments.max_seconds
-    ]
-    chosen = rows.select(kept).shuffle(arguments.seed)
-    return chosen.select(range(min(arguments.max_items, len(chosen)))).sort("duration")
+    rows = load_audio_dataset(path, arguments.split).shuffle(arguments.seed)
+    columns = rows.select_columns(["kind", "language", "text", "duration", "source"]).to_dict()
+    kept, counts = [], Counter()
+    for index, (kind, language, text, duration, source) in enumerate(zip(*columns.values())):
+        fits = kind == "speech" and language == arguments.language and normalize_words(text)
+        if fits and duration <= arguments.max_seconds and counts[source] < arguments.max_items:
+            kept.append(index)
+            counts[source] += 1
+    return rows.select(kept).sort("duration")
 
 
 @torch.inference_mode()
@@ -119,7 +119,7 @@ def markdown(report: dict) -> str:
     """The table."""
     text = (
         "Word error rate of {model} (language model {language_model}), number of beams {num_beams}, split {split}, language "
-        "{language}, at most {max_items} recordings of each dataset, seed {seed}."
+        "{language}, at most {max_items} recordings of each source, seed {seed}."
     ).format(**report["conditions"])
     lines = ["# Transcription", "", text, "", "| source | recordings | words | WER (%) |", "|---|---|---|---|"]
     for name, part in [*report["sources"].items(), ("all", report["all"])]:
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", required=True, help="of prepare_data and prepare_speech")
     parser.add_argument("--split", default="test")
     parser.add_argument("--language", choices=sorted(LANGUAGES), default="en")
-    parser.add_argument("--max_items", type=int, default=200, help="of each dataset")
+    parser.add_argument("--max_items", type=int, default=200, help="of each source of a dataset")
     parser.add_argument("--max_seconds", type=float, default=20.0, help="longer recordings are left out")
     parser.add_argument("--num_beams", type=int, default=3, help="as in the pipeline; 1 is greedy")
     parser.add_argument("--batch_size", type=int, default=16)
