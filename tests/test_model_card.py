@@ -13,7 +13,7 @@ from f3_training.model_card import (
 )
 from f3_training.tokenizer_picture import draw
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel, F3ForPreTraining, F3Model, F3Processor
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import noise, tiny_audio_lm, tiny_feature_extractor, tiny_model, tiny_processor, tiny_tokenizer
 
 
@@ -42,7 +42,7 @@ def test_published_weights_take_half_the_room_and_load_in_fp32(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path / "trained")
     tiny_feature_extractor().save_pretrained(tmp_path / "trained")
-    write_weights(tmp_path / "trained", tmp_path / "published")
+    write_weights([tmp_path / "trained"], tmp_path / "published")
     stored = load_file(tmp_path / "published" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     published = F3AutoencoderModel.from_pretrained(tmp_path / "published").eval()
@@ -136,8 +136,30 @@ def test_published_weights_of_every_kind_load_again(tmp_path):
         ("0", F3ForPreTraining, tokenizer),
         ("1", F3AudioLMForConditionalGeneration, speaker),
     ):
-        write_weights(tmp_path / name, tmp_path / f"published-{name}")
+        write_weights([tmp_path / name], tmp_path / f"published-{name}")
         loaded = model_class.from_pretrained(tmp_path / f"published-{name}")
         for key, tensor in model.state_dict().items():
             torch.testing.assert_close(loaded.state_dict()[key], tensor, atol=2e-3, rtol=2e-3)
     assert isinstance(F3Processor.from_pretrained(tmp_path / "published-1"), F3Processor)
+
+
+def test_of_several_trained_folders_the_mean_is_published(tmp_path):
+    for seed in (0, 1):
+        tiny_model(seed).save_pretrained(tmp_path / str(seed))
+    write_weights([tmp_path / "0", tmp_path / "1"], tmp_path / "mean")
+    mean = F3AutoencoderModel.from_pretrained(tmp_path / "mean").state_dict()
+    first, second = (tiny_model(seed).state_dict() for seed in (0, 1))
+    assert any(not torch.equal(first[name], second[name]) for name in mean)
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight, (first[name] + second[name]) / 2, atol=2e-3, rtol=2e-3)
+
+
+def test_a_published_adapter_has_16_bits_and_the_language_model_its_name_on_the_hub(tmp_path):
+    speaker = tiny_audio_lm(tmp_path / "parts")
+    speaker.save_pretrained(tmp_path / "trained")
+    save_file({"lora_A.weight": torch.ones(2, 2)}, tmp_path / "trained" / "adapter_model.safetensors")
+    write_weights([tmp_path / "trained"], tmp_path / "published", language_model="someone/language-model")
+    assert load_file(tmp_path / "published" / "adapter_model.safetensors")["lora_A.weight"].dtype == torch.float16
+    config = json.loads((tmp_path / "published" / "config.json").read_text())
+    trained = json.loads((tmp_path / "trained" / "config.json").read_text())
+    assert config == {**trained, "text_model_name_or_path": "someone/language-model"}

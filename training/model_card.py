@@ -1,7 +1,7 @@
 """
 Makes the folder that gets published: the weights in 16 bits, and a card in which no figure is typed by hand.
 
-    python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz
+    python -m f3_training.model_card weights runs/nano/model model_cards/f3-autoencoder-nano-16khz    # several: their mean
     python -m f3_training.model_card card model_cards/f3-autoencoder-nano-16khz --training runs/nano/training.json \\
         --reports results/report.md runs/bottleneck/ablation.md results/benchmark.md
 
@@ -17,14 +17,12 @@ import re
 import shutil
 from pathlib import Path
 
-import modeling_f3
 import torch
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from configuration_f3.configuration_autoencoder import F3AutoencoderConfig
 from configuration_f3.configuration_f3 import F3Config
-from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
-from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from .machine import described
@@ -203,19 +201,35 @@ def history_table(history: list[dict]) -> list[str]:
     return lines
 
 
-def write_weights(source: Path, model_dir: Path) -> None:
+def write_weights(sources: list[Path], model_dir: Path, language_model: str | None = None) -> None:
     """
     A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible. With the
-    processor or feature extractor beside it.
+    processor or feature extractor beside it. Of several folders it is the last one, with the mean of all their weights: half-way
+    between a model and what more training made of it there is often one that forgot less and learned as much.
+
+    Args:
+        language_model: name on the Hub, to be written in place of a folder of this machine.
     """
-    model_class = getattr(modeling_f3, AutoConfig.from_pretrained(source).architectures[0])
-    model = model_class.from_pretrained(source)
-    halves = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    given = {
+        path.name: [load_file(source / path.name) for source in sources] for path in sources[-1].glob("*.safetensors")
     }
-    model.save_pretrained(model_dir, state_dict=halves)
-    processor_class = F3Processor if (source / "processor_config.json").is_file() else F3FeatureExtractor
-    processor_class.from_pretrained(source).save_pretrained(model_dir)
+    shutil.copytree(
+        sources[-1], model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "README.md")
+    )
+    for name, weights in given.items():
+        means = {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
+        save_file(means, model_dir / name, metadata={"format": "pt"})
+    if language_model is not None:
+        settings = json.loads((model_dir / "config.json").read_text())
+        settings["text_model_name_or_path"] = language_model
+        (model_dir / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _mean_in_16_bits(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Whole numbers are the same in all."""
+    if not tensors[-1].is_floating_point():
+        return tensors[-1]
+    return torch.stack([tensor.float() for tensor in tensors]).mean(0).half()
 
 
 def write_card(model_dir: Path, training: list[Path], reports: list[Path], history_note: str) -> None:
@@ -243,8 +257,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     weights = commands.add_parser("weights")
-    weights.add_argument("source", type=Path)
+    weights.add_argument("sources", type=Path, nargs="+", help="trained folders; of several, the mean of their weights")
     weights.add_argument("model_dir", type=Path)
+    weights.add_argument("--language_model", help="name on the Hub to write down, in place of a folder")
     weights.set_defaults(run=write_weights)
     made = commands.add_parser("card")
     made.add_argument("model_dir", type=Path)
