@@ -126,7 +126,8 @@ def ablate(arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 def report(arguments: argparse.Namespace, curves: dict[str, list[dict[str, float]]]) -> str:
     """What was done, the table and the picture, in Markdown."""
     return (
-        f"# What normalisation and noise do\n\nPreset {arguments.preset}, each variant from the same random weights for {arguments.max_steps} steps of "
+        "# What normalisation and noise do\n\n"
+        f"Preset {arguments.preset}, each variant from the same random weights for {arguments.max_steps} steps of "
         f"{arguments.batch_size} crops, reconstruction losses alone, the same crops in the same order; "
         f"{arguments.evaluation_items} held-out speech clips. Latents that are not normalised get noise relative to the "
         f"standard deviation of each channel.\n\n{table(curves)}\n![scores against noise](ablation.png)\n"

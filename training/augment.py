@@ -25,7 +25,7 @@ from datasets import Dataset, Features, Value
 from tqdm import tqdm
 
 from .audio_dataset import AudioDatasetError, decode_audio, load_audio_dataset
-from .prepare_data import audio_columns
+from .prepare_data import audio_columns, shard_name
 
 
 RATE = 16_000  # Hz, of the copies
@@ -65,21 +65,21 @@ def augment(
     folder.mkdir(parents=True, exist_ok=True)
     contents = repr((rows._fingerprint, copies, max_seconds, seed))
     # what other arguments left in the folder is neither gone on with nor read
-    files = f"train-{{}}-{hashlib.sha256(contents.encode()).hexdigest()[:8]}.parquet"
+    digest = hashlib.sha256(contents.encode()).hexdigest()
     numbers = [(index, copy) for copy in range(copies) for index in range(len(rows))]
     starts = range(0, len(numbers), SHARD_ROWS)
     schema = Features({**rows.features, "sampling_rate": Value("int32"), "duration": Value("float32")}).arrow_schema
     task = partial(_copy, max_seconds=max_seconds, seed=seed)
     with multiprocessing.get_context("spawn").Pool(num_workers, _load, (dataset, sources)) as pool:
         for start in tqdm(starts, unit="shard"):
-            path = folder / files.format(f"{start // SHARD_ROWS:05d}")
+            path = folder / shard_name("train", f"{start // SHARD_ROWS:05d}", digest)
             if not path.is_file():
                 made = pool.starmap(task, numbers[start : start + SHARD_ROWS], chunksize=10)
                 pq.write_table(pa.Table.from_pylist(made, schema=schema), f"{path}.partial")
                 os.replace(f"{path}.partial", path)
     names = ", ".join(sources) or "all sources"
     told = {"copies": copies, "sources": names, "dataset": Path(dataset).resolve().name, "seed": seed}
-    card = CARD.format(files=f"data/{files.format('*')}", **told)
+    card = CARD.format(files=f"data/{shard_name('train', '*', digest)}", **told)
     (output_dir / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -214,7 +214,7 @@ def write_weights(sources: list[Path], model_dir: Path, language_model: str | No
         path.name: [load_file(source / path.name) for source in sources] for path in sources[-1].glob("*.safetensors")
     }
     shutil.copytree(
-        sources[-1], model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "README.md")
+        sources[-1], model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "README.md", RECORD)
     )
     for name, weights in given.items():
         means = {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
