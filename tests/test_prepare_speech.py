@@ -80,3 +80,9 @@ def test_what_is_there_already_is_not_said_again(calls, tmp_path):
     assert len(calls) == said + 8
     shards = sorted((tmp_path / "data" / "robot").glob("train-*"))
     assert [pq.read_metadata(shard).num_rows for shard in shards] == [4, 4, 4]
+
+
+def test_speech_that_is_added_later_is_read_as_well(calls, tmp_path):
+    for hours, rows in ((3 / 3600, 8), (6 / 3600, 16)):
+        prepare_speech.prepare(["robot"], hours, tmp_path, tmp_path, 1)
+        assert len(load_dataset(str(tmp_path), split="train")) == rows

@@ -100,11 +100,14 @@ def _row(text: str, voice: str, split: str) -> dict:
 
 
 def _write_card(output_dir: Path) -> None:
-    """So that `load_dataset` needs no code."""
-    voices = sorted(folder.name for folder in (output_dir / "data").iterdir())
-    splits = ("train", "validation", "test")
-    files = "\n".join(f"  - split: {split}\n    path: data/*/{split}-*.parquet" for split in splits)
-    (output_dir / "README.md").write_text(CARD.format(files=files, voices=", ".join(voices)), encoding="utf-8")
+    """So that `load_dataset` needs no code. It names every file: what more files match a pattern, `datasets` doesn't notice."""
+    paths = sorted(path.relative_to(output_dir) for path in output_dir.glob("data/*/*.parquet"))
+    lines = []
+    for split in ("train", "validation", "test"):
+        named = [f"    - {path.as_posix()}" for path in paths if path.name.startswith(f"{split}-")]
+        lines += [f"  - split: {split}", "    path:", *named]
+    voices = ", ".join(sorted({path.parent.name for path in paths}))
+    (output_dir / "README.md").write_text(CARD.format(files="\n".join(lines), voices=voices), encoding="utf-8")
 
 
 def main() -> None:
