@@ -6,13 +6,24 @@ import pytest
 from datasets import load_dataset
 from f3_training import prepare_speech
 from f3_training.audio_dataset import decode_audio
-from f3_training.synthetic_speech import examples
+from f3_training.synthetic_speech import examples, words
 
 
 def test_examples_become_sentences():
     line = '00 v 01 | expel air; "exhale when you lift the weight"; "why did you leave early?"; "too short"; "with 3 digits in it"'
     assert list(examples(line)) == ["Exhale when you lift the weight.", "Why did you leave early?"]
     assert list(examples('00 n | an "odd" word, "no more" than two')) == []
+
+
+def test_entries_of_the_index_become_words(tmp_path, monkeypatch):
+    folder = tmp_path / "usr/share/wordnet"
+    folder.mkdir(parents=True)
+    for part in ("noun", "verb", "adj", "adv"):
+        (folder / f"index.{part}").write_text(
+            "  1 This software is\nbee n 1\nhot_dog n 2\nat a 1\n3-d n 1\n" + part + " n 1\n"
+        )
+    monkeypatch.setattr("f3_training.synthetic_speech.unpack", lambda package, cache: tmp_path)
+    assert sorted(words(tmp_path)) == ["Adj.", "Adv.", "Bee.", "Noun.", "Verb."]
 
 
 @pytest.fixture
@@ -40,11 +51,11 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(prepare_speech.multiprocessing, "get_context", context)
     monkeypatch.setattr(prepare_speech, "VOICES", {"robot": SimpleNamespace(load=lambda cache: say, licence="CC0-1.0")})
-    monkeypatch.setattr(
-        prepare_speech, "sentences", lambda cache: [f"One two three {index:03d}." for index in range(40)]
-    )
+    for name, start in (("sentences", "One two three"), ("words", "Four")):
+        texts = [f"{start} {index:03d}." for index in range(40)]
+        monkeypatch.setitem(prepare_speech.TEXTS, name, lambda cache, texts=texts: texts)
     monkeypatch.setattr(prepare_speech, "HELD_OUT", 5)
-    monkeypatch.setattr(prepare_speech, "SHARD_SENTENCES", 4)
+    monkeypatch.setattr(prepare_speech, "SHARD_TEXTS", 4)
     return said
 
 
@@ -86,3 +97,8 @@ def test_speech_that_is_added_later_is_read_as_well(calls, tmp_path):
     for hours, rows in ((3 / 3600, 8), (6 / 3600, 16)):
         prepare_speech.prepare(["robot"], hours, tmp_path, tmp_path, 1)
         assert len(load_dataset(str(tmp_path), split="train")) == rows
+
+
+def test_words_may_be_said_in_place_of_sentences(calls, tmp_path):
+    prepare_speech.prepare(["robot"], 1 / 3600, tmp_path, tmp_path, 1, texts="words")
+    assert all(text.startswith("Four") for text in load_dataset(str(tmp_path), split="train")["text"])

