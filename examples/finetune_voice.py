@@ -18,7 +18,6 @@ from f3_training.audio_lm_training import save, with_lora
 from f3_training.evaluate_reconstruction import public_name
 from f3_training.model_card import HEADER, USE_AUDIO_LM, card
 from f3_training.publish import publish
-from feature_extraction_f3.processing_f3 import SPEECH_REQUEST
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Processor
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
@@ -49,7 +48,7 @@ class VoiceCollator:
         rate = self.processor.feature_extractor.sampling_rate
         conversations = []
         for row in rows:
-            request = SPEECH_REQUEST.format(text=row[self.text_column])
+            request = self.processor.speech_request(row[self.text_column])
             answer = [{"type": "audio", "audio": decode_audio(row["audio"], rate)}]
             conversations.append([{"role": "user", "content": request}, {"role": "assistant", "content": answer}])
         return dict(self.processor.apply_chat_template(conversations, return_labels=True, sampling_rate=rate))

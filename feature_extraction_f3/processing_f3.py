@@ -27,6 +27,14 @@ SPEECH_REQUEST = "Say: {text}"
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)\s+(?=[^a-z])|\n+")
 
 
+def spelled(text: str) -> str:
+    """
+    A text letter by letter, in lower case. To tokenizers of language models each letter is a token then: hours of speech tell
+    how all letters sound, but not all words.
+    """
+    return " ".join(text.lower())
+
+
 def split_sentences(text: str) -> list[str]:
     """
     The sentences and lines of a text without the blanks around them, for models that learned to say one sentence at a time.
@@ -45,6 +53,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         hop_length (`int`): samples per latent frame, from the tokenizer's configuration.
         start_token, placeholder_token, end_token (`str`, *optional*): the three special tokens; by default the first
             triple of `SPARE_TOKENS` that the tokenizer has.
+        spell_speech (`bool`): what is to be said is spelled, for models that learned to speak from letters.
 
     Raises:
         `ValueError`: when the tokenizer has no such tokens.
@@ -60,10 +69,11 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         start_token: str | None = None,
         placeholder_token: str | None = None,
         end_token: str | None = None,
+        spell_speech: bool = False,
         chat_template: str | None = None,
     ):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
-        self.hop_length = hop_length
+        self.hop_length, self.spell_speech = hop_length, spell_speech
         named = (start_token, placeholder_token, end_token)
         self.start_token, self.placeholder_token, self.end_token = named if all(named) else spare_tokens(tokenizer)
         known = tokenizer.get_vocab()
@@ -202,6 +212,10 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         ]
         return self.apply_chat_template(conversations, add_generation_prompt=True, **options)
 
+    def speech_request(self, text: str) -> str:
+        """What a user writes to have `text` said, in the wording that the model has learned."""
+        return SPEECH_REQUEST.format(text=spelled(text) if self.spell_speech else text)
+
     def apply_speech_request(
         self, text: str | Sequence[str], *, voice: Any = None, voice_text: str = "", **options: Any
     ) -> BatchFeature:
@@ -212,7 +226,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         """
         conversations = []
         for item in [text] if isinstance(text, str) else text:
-            request = SPEECH_REQUEST.format(text=f"{voice_text} {item}".strip())
+            request = self.speech_request(f"{voice_text} {item}".strip())
             conversations.append([{"role": "user", "content": request}])
             if voice is not None:
                 conversations[-1].append({"role": "assistant", "content": [{"type": "audio", "audio": voice}]})

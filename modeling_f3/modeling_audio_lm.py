@@ -48,10 +48,13 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.prediction = F3MultiTokenPrediction(config.audio_config) if config.code_loss_weight > 0 else None
-        self.flow_head = self.stop_head = None
+        self.flow_head = self.stop_head = self.representation_head = None
         if config.flow_config is not None:
             self.flow_head = F3FlowHead(config.flow_config)
             self.stop_head = nn.Linear(config.text_config.hidden_size, 1)
+            if config.representation_loss_weight > 0:
+                size = FRAMES_PER_TOKEN * config.audio_config.hidden_size
+                self.representation_head = nn.Linear(config.text_config.hidden_size, size)
         if not config.save_language_model:
             self._keys_to_ignore_on_load_missing = [r"^language_model\."]  # fetched from where they are
         self.post_init()
@@ -340,9 +343,9 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         self, input_ids: torch.Tensor, hidden: torch.Tensor, audio: F3Output, spoken: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """
-        Flow and stop loss of the audios that are `spoken` [A]: first the mean over the patches of each, then over the rows
-        of the batch, so that a batch cut into smaller ones has the same loss. Patch i is learned from the hidden state
-        before its place, its end from the one at its place.
+        The losses of the audios that are `spoken` [A]: first the mean over the patches of each, then over the rows of the
+        batch, so that a batch cut into smaller ones has the same loss. Patch i and its representations, normalised over
+        their channels, are learned from the hidden state before its place, its end from the one at its place.
         """
         counts = token_counts(audio.latents_mask.sum(1))
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
@@ -351,7 +354,11 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
 
         tokens = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
         odd = -audio.latents.shape[1] % FRAMES_PER_TOKEN
-        patches = F.pad(audio.latents, (0, 0, 0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN))[tokens]
+
+        def in_patches(frames: torch.Tensor) -> torch.Tensor:
+            return F.pad(frames, (0, 0, 0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN))[tokens]
+
+        patches = in_patches(audio.latents)
         complete = F.pad(audio.latents_mask, (0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN)).all(-1)[tokens]
         representations = self.connector.downsampled(audio.last_hidden_state)[tokens].detach()
         previous = patches.roll(1, 0)
@@ -369,10 +376,17 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         scores = self.stop_head(at[said].to(self.stop_head.weight.dtype))[:, 0].float()
         stop = F.binary_cross_entropy_with_logits(scores, ends[said].float(), reduction="none")
         rows = len(input_ids)
-        return {
+        losses = {
             "flow_loss": _mean_of_means(flow, owner[learned], rows),
             "stop_loss": _mean_of_means(stop, owner[said], rows),
         }
+        if self.representation_head is not None:
+            heard = in_patches(audio.last_hidden_state)[learned].detach().float()
+            told = self.representation_head(before[learned].to(self.representation_head.weight.dtype)).float()
+            wanted = F.layer_norm(heard, heard.shape[-1:]).flatten(1)
+            errors = (told - wanted).square().mean(1)
+            losses["representation_loss"] = _mean_of_means(errors, owner[learned], rows)
+        return losses
 
     def _first_label(self, labels: torch.Tensor, speaks: bool) -> int:
         """The first position that any row has a label at, not counting position 0, which nothing predicts."""

@@ -197,6 +197,28 @@ def test_lora_touches_the_language_model_and_the_parts_around_it_only(data, tmp_
     assert not any("audio_model" in name for name in trained)
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_parts_around_the_language_model_may_stay_as_they_are(data, tmp_path, lora_rank):
+    options = arguments(
+        data,
+        tmp_path,
+        lora_rank=lora_rank,
+        frozen="connector,flow_head",
+        learning_rate=1e-2,
+        representation_loss_weight=0.5,
+    )
+    torch.manual_seed(options.seed)
+    before = speaking_model(options).state_dict()  # new heads are drawn as they will be
+    train_audio_lm(options)
+    after = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "model").state_dict()
+    for part, stays in (("connector", True), ("flow_head", True), ("stop_head", False), ("representation_head", False)):
+        same = [torch.equal(after[name], weight) for name, weight in before.items() if name.startswith(part)]
+        assert same and all(same) is stays, part
+    assert "speak_representation_loss" in json.loads((tmp_path / "history.json").read_text())[-1]
+    with pytest.raises(ValueError, match="--frozen names ears: choose from connector, flow_head"):
+        train_audio_lm(arguments(data, tmp_path / "other", frozen="ears"))
+
+
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
     def losses(folder):
         state = json.loads((sorted(folder.glob("checkpoint-*"))[-1] / "trainer_state.json").read_text())
@@ -232,3 +254,5 @@ def test_other_voices_than_the_chosen_ones_are_only_listened_to():
 def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():
     question, answer = conversation(TASKS["speak"], row(0), "latents", 0)
     assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents"}]
+    asked = [conversation(TASKS["speak"], row(0), "latents", choice, spell=True)[0]["content"] for choice in range(3)]
+    assert asked == ["Say: h i", "Read aloud: hi", "Speak this sentence: h i"]

@@ -237,7 +237,7 @@ def test_answers_in_text_never_hold_places_of_audio(model):
 
 
 def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path):
-    model = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config())
+    model = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config(), representation_loss_weight=0.3)
     voice = {"type": "audio", "audio": noise(400, seed=1).numpy()}
     heard = {"type": "audio", "audio": noise(300, seed=2).numpy()}
     conversations = [
@@ -256,14 +256,15 @@ def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path
 
     both, speech, text = losses([0, 1]), losses([0]), losses([1])
     assert speech.text_loss == 0 and text.flow_loss is None
-    for name in ("flow_loss", "stop_loss"):
+    for name in ("flow_loss", "stop_loss", "representation_loss"):
         torch.testing.assert_close(getattr(both, name), getattr(speech, name) / 2)
     torch.testing.assert_close(both.text_loss, text.text_loss / 2)
-    weighted = both.text_loss + both.code_loss + both.flow_loss + 0.5 * both.stop_loss
+    weighted = both.text_loss + both.code_loss + both.flow_loss + 0.5 * both.stop_loss + 0.3 * both.representation_loss
     torch.testing.assert_close(both.loss, weighted)
     model.train()
     losses([0]).loss.backward()
-    assert model.flow_head.velocity.weight.grad.abs().sum() > 0 and model.stop_head.weight.grad.abs().sum() > 0
+    for layer in (model.flow_head.velocity, model.stop_head, model.representation_head):
+        assert layer.weight.grad.abs().sum() > 0
 
 
 def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path):

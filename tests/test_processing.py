@@ -95,6 +95,16 @@ def test_a_processor_comes_back_from_its_folder_again_and_again(tmp_path):
     assert AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 800
 
 
+def test_what_is_to_be_said_is_spelled_for_models_that_learned_so(tmp_path):
+    processor = tiny_processor()
+    assert processor.speech_request("Hi, Jo") == "Say: Hi, Jo"
+    processor.spell_speech = True
+    assert processor.speech_request("Hi, Jo") == "Say: h i ,   j o"
+    processor.save_pretrained(tmp_path)
+    (ids,) = F3Processor.from_pretrained(tmp_path).apply_speech_request("to be", voice_text="Or not")["input_ids"]
+    assert "Say: o r   n o t   t o   b e<|im_end|>" in processor.decode(ids)
+
+
 def test_sentences_end_where_a_reader_stops():
     for text, expected in (
         (" Good morning.  How are you? ", ["Good morning.", "How are you?"]),

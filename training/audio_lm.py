@@ -33,7 +33,18 @@ class AudioLMArguments:
         default="",
         metadata={"help": "comma-separated sources to learn speaking from, else all; the rest is listened to"},
     )
+    spell: bool = field(default=False, metadata={"help": "learn to speak from letters, two times in three"})
     lora_rank: int = field(default=0, metadata={"help": "adapt the language model by LoRA; 0 leaves it frozen"})
+    frozen: str = field(
+        default="",
+        metadata={
+            "help": "comma-separated parts of connector, flow_head, stop_head, representation_head to leave as they are"
+        },
+    )
+    representation_loss_weight: float | None = field(
+        default=None,
+        metadata={"help": "of telling the next representations, if not that of the model; 0: without that head"},
+    )
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})
     flow_layers: int = field(default=3, metadata={"help": "layers of a new flow head"})
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 # The layers of the language model, and nothing of the same name elsewhere.
 LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-TRAINED_ANYWAY = ("connector", "flow_head", "stop_head")
+SPEECH_LOSSES = ("flow_loss", "stop_loss", "representation_loss")
+AROUND = ("connector", "flow_head", "stop_head", "representation_head")
 
 
 def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel":
@@ -33,6 +35,7 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     torch.manual_seed(arguments.seed)
     output_dir, weights = Path(arguments.output_dir), json.loads(arguments.tasks)
     processor = F3Processor.from_pretrained(arguments.init_from)
+    processor.spell_speech |= arguments.spell
     model = speaking_model(arguments)
     randomness = BatchRandomness(arguments.seed)
     autoencoder = model.audio_model.autoencoder
@@ -43,7 +46,10 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     held_out = held_out_rows(validation, arguments)
     named = [name for name, weight in weights.items() if weight > 0]
     mixes = {name: TaskMix(processor, {name: 1.0}, max_frames, voices=voices) for name in named}
-    trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank)
+    frozen = frozen_parts(arguments.frozen)
+    for part in filter(None, (getattr(model, name) for name in frozen)):  # not every model has every head
+        part.requires_grad_(False)
+    trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank, frozen)
     trainer = run_trainer(
         trained, arguments, train, mix, randomness,
         lambda model: held_out_losses(model, mixes, held_out, arguments.batch_size), autoencoder.config.frame_rate,
@@ -56,7 +62,7 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
 def held_out_losses(
     model: PreTrainedModel, mixes: dict[str, TaskMix], rows: Dataset, batch_size: int
 ) -> dict[str, float]:
-    """`TASK_text_loss`, or `TASK_flow_loss` and `TASK_stop_loss`: means over the rows that fit the task."""
+    """`TASK_text_loss`, or the losses of speech, `TASK_flow_loss` and so on: means over the rows that fit the task."""
     means = {}
     for name, mix in mixes.items():
         fitting, sums = [row for row in rows if mix.tasks_of(row)], defaultdict(float)
@@ -65,8 +71,9 @@ def held_out_losses(
             with torch.random.fork_rng():
                 torch.manual_seed(0)  # the same noise every time
                 output = model(**{key: value.to(model.device) for key, value in mix(part).items()})
-            for loss in ("flow_loss", "stop_loss") if TASKS[name].spoken else ("text_loss",):
-                sums[loss] += len(part) * getattr(output, loss).item()
+            for loss in SPEECH_LOSSES if TASKS[name].spoken else ("text_loss",):
+                if getattr(output, loss) is not None:
+                    sums[loss] += len(part) * getattr(output, loss).item()
         means.update({f"{name}_{loss}": total / len(fitting) for loss, total in sums.items()})
     return means
 
@@ -76,9 +83,10 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP. One of stage 2 comes as it
     is, with its adapter.
     """
-    listener = F3AudioLMForConditionalGeneration.from_pretrained(
-        arguments.init_from, text_model_name_or_path=arguments.language_model
-    )
+    changed = {"text_model_name_or_path": arguments.language_model}
+    if arguments.representation_loss_weight is not None:
+        changed["representation_loss_weight"] = arguments.representation_loss_weight
+    listener = F3AudioLMForConditionalGeneration.from_pretrained(arguments.init_from, **changed)
     if listener.flow_head is not None and listener.prediction is None:
         listener.audio_model.requires_grad_(False)
         return listener
@@ -101,17 +109,32 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     return model
 
 
-def with_lora(model: F3AudioLMForConditionalGeneration, rank: int) -> "PeftModel":
+def frozen_parts(names: str) -> tuple[str, ...]:
+    """
+    The parts around the language model that a comma-separated list names.
+
+    Raises:
+        `ValueError`: for another name.
+    """
+    parts = tuple(names.split(",")) if names else ()
+    if unknown := [part for part in parts if part not in AROUND]:
+        raise ValueError(f"--frozen names {', '.join(unknown)}: choose from {', '.join(AROUND)}")
+    return parts
+
+
+def with_lora(model: F3AudioLMForConditionalGeneration, rank: int, frozen: Collection[str] = ()) -> "PeftModel":
     """
     The model as a `PeftModel` that trains an adapter of its language model, the one that it was loaded with or else a new one
-    of `rank`, and the parts around it in whole.
+    of `rank`, and the parts around it in whole, but for `frozen` ones.
     """
     from peft import LoraConfig, get_peft_model
 
     config, weights = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS), {}
     if model._hf_peft_config_loaded:
         config, weights = taken_out(model)
-    adapted = get_peft_model(model, replace(config, modules_to_save=list(TRAINED_ANYWAY), inference_mode=False))
+    adapted = get_peft_model(
+        model, replace(config, modules_to_save=[name for name in AROUND if name not in frozen], inference_mode=False)
+    )
     adapted.load_state_dict(weights, strict=False)
     return adapted
 

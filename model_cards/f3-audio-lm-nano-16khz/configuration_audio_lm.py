@@ -35,6 +35,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
         text_loss_weight (`float`): of the cross-entropy of text (Eq. 7).
         code_loss_weight (`float`): of RQ-MTP (Eq. 5); at zero the model has no heads for it.
         flow_loss_weight, stop_loss_weight (`float`): of the flow head (Eq. 9) and of the end of speech.
+        representation_loss_weight (`float`): of what hidden states tell about the representations of the next patch, a shorter
+            way to learn what is said next than that of the flow head; at zero the model has no head for it.
         previous_noise_scale (`float`): largest standard deviation of the noise on the previous patch that the flow head is
             trained with: at inference it will be one that it has made.
 
@@ -61,6 +63,7 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
     code_loss_weight: float = 1.0
     flow_loss_weight: float = 1.0
     stop_loss_weight: float = 0.5
+    representation_loss_weight: float = 0.0
     previous_noise_scale: float = 0.3
 
     def __post_init__(self, **kwargs):
@@ -93,7 +96,7 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
         if len(set(ids.values())) < 3 or not all(0 <= token < size for token in ids.values()):
             raise ValueError(f"{ids} must be three different tokens of the language model's {size}")
         for name in ("text_loss_weight", "code_loss_weight", "flow_loss_weight", "stop_loss_weight",
-                     "previous_noise_scale"):  # fmt: skip
+                     "representation_loss_weight", "previous_noise_scale"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.connector_hidden_size < 1:

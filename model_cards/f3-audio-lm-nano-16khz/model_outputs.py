@@ -133,6 +133,8 @@ class F3AudioLMOutput(ModelOutput):
             Squared error of the flow head's velocity (Eq. 9).
         stop_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Cross-entropy of the end of speech, in nat.
+        representation_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Squared error of the representations of the next patch, as the hidden states tell them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -145,6 +147,7 @@ class F3AudioLMOutput(ModelOutput):
     code_losses: tuple[torch.FloatTensor, ...] | None = None
     flow_loss: torch.FloatTensor | None = None
     stop_loss: torch.FloatTensor | None = None
+    representation_loss: torch.FloatTensor | None = None
 
 
 @dataclass
