@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # The layers of the language model, and nothing of the same name elsewhere.
 LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 SPEECH_LOSSES = ("flow_loss", "stop_loss", "representation_loss")
+# The parts around it that learn, unless they are frozen.
 AROUND = ("connector", "flow_head", "stop_head", "representation_head")
 
 
