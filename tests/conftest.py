@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 import pytest
 import torch
@@ -6,6 +7,10 @@ import torch
 
 # Nothing here needs a hub, and no test may wait for one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# `datasets` tells folders apart by their names, and names of temporary folders come again in later runs.
+DATASETS_CACHE = tempfile.TemporaryDirectory(prefix="datasets-")
+os.environ["HF_DATASETS_CACHE"] = DATASETS_CACHE.name
 
 # The tensors of these tests are so small that threads only wait for each other.
 torch.set_num_threads(1)
