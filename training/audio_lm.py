@@ -74,7 +74,7 @@ def train() -> None:
     from transformers import HfArgumentParser
 
     from .audio_lm_training import train_audio_lm
-    from .latents_training import leave_together
+    from .processes import leave_together
 
     (arguments,) = HfArgumentParser(AudioLMArguments).parse_args_into_dataclasses()
     train_audio_lm(arguments)

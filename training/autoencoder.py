@@ -62,9 +62,11 @@ def train() -> None:
     from transformers import HfArgumentParser
 
     from .autoencoder_trainer import AutoencoderTrainer
+    from .processes import leave_together
 
     (arguments,) = HfArgumentParser(AutoencoderArguments).parse_args_into_dataclasses()
     AutoencoderTrainer(arguments).train()
+    leave_together()
 
 
 def main() -> None:

@@ -81,7 +81,8 @@ class AutoencoderTrainer:
         if held_out and (not self.history or self.history[-1]["step"] != self.step):
             self._evaluate(held_out)
         self._save()
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # without the process group, see `leave_together`
+            tracker.finish()
         return self.average
 
     def _one_step(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:

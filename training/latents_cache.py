@@ -38,6 +38,7 @@ from transformers import AutoModel
 
 from .audio_dataset import AudioDecodeError, decode_audio, load_audio_dataset
 from .malloc_settings import restart_with_malloc_settings
+from .processes import leave_together
 
 
 logger = logging.getLogger(__name__)
@@ -411,7 +412,7 @@ def main() -> None:
     # processes on CPUs do not know of each other unless Accelerate is told that there is nothing else
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     cache_latents(arguments, accelerator)
-    accelerator.end_training()
+    leave_together()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """What stages 1 and 2 share: `Trainer` on cached latents, for a given time, judged by held-out rows."""
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
@@ -166,21 +163,6 @@ def gather_weights(model: nn.Module) -> None:
         for name, weight in list(module.named_parameters(recurse=False)):
             if isinstance(weight, DTensor):
                 setattr(module, name, nn.Parameter(weight.full_tensor(), weight.requires_grad))
-
-
-def leave_together() -> None:
-    """
-    The end of a command. Of several processes none is left alone: launchers stop the one that still saves when another one
-    leaves with connections open. They end here, since threads of theirs that still hold Python objects now and then abort an
-    interpreter that is taken down, which launchers take for a failure of the run.
-    """
-    state = PartialState()
-    if state.num_processes > 1:
-        state.wait_for_everyone()
-        state.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def last_checkpoint(output_dir: Path) -> str | None:

@@ -72,7 +72,7 @@ def train() -> None:
     """Runs as the command line says."""
     from transformers import HfArgumentParser
 
-    from .latents_training import leave_together
+    from .processes import leave_together
     from .representation_training import train_representation
 
     (arguments,) = HfArgumentParser(RepresentationArguments).parse_args_into_dataclasses()
