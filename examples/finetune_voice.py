@@ -48,9 +48,11 @@ class VoiceCollator:
         rate = self.processor.feature_extractor.sampling_rate
         conversations = []
         for row in rows:
-            request = self.processor.speech_request(row[self.text_column])
-            answer = [{"type": "audio", "audio": decode_audio(row["audio"], rate)}]
-            conversations.append([{"role": "user", "content": request}, {"role": "assistant", "content": answer}])
+            text, recording = row[self.text_column], decode_audio(row["audio"], rate)
+            request = self.processor.speech_request(text)
+            # a model that speaks word by word reads them, and learns most where the dataset tells their ends
+            answer = {"type": "audio", "audio": recording, "text": text, "word_ends": row.get("word_ends")}
+            conversations.append([{"role": "user", "content": request}, {"role": "assistant", "content": [answer]}])
         return dict(self.processor.apply_chat_template(conversations, return_labels=True, sampling_rate=rate))
 
 
@@ -67,7 +69,9 @@ def main(arguments: Arguments, training: TrainingArguments) -> None:
         seconds = len(decode_audio(row["audio"], rate)) / rate
         return bool(row[arguments.text_column]) and seconds <= arguments.max_seconds
 
-    rows = load_audio_dataset(arguments.dataset, "train").select_columns(["audio", arguments.text_column])
+    rows = load_audio_dataset(arguments.dataset, "train")
+    known = {"audio", arguments.text_column, "word_ends"} & set(rows.column_names)
+    rows = rows.select_columns(sorted(known))
     rows = rows.filter(can_be_learned).train_test_split(test_size=0.05, seed=training.seed)
     trainer = Trainer(
         model=voice,

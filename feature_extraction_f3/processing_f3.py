@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -23,6 +24,9 @@ SPARE_TOKENS = (
 TRANSCRIPTION_REQUEST = "Transcribe the {language} speech."
 SPEECH_REQUEST = "Say: {text}"
 
+# Who may be heard in a conversation.
+ROLES = ("system", "user", "assistant", "tool")
+
 # Where a sentence ends: not after an initial or a title.
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)\s+(?=[^a-z])|\n+")
 
@@ -32,7 +36,26 @@ def spelled(text: str) -> str:
     A text letter by letter, in lower case. To tokenizers of language models each letter is a token then: hours of speech tell
     how all letters sound, but not all words.
     """
-    return " ".join(text.lower())
+    return "".join(f" {letter}" for letter in text.lower())
+
+
+def patches_by_word(ends: Sequence[float], patches: int) -> list[int]:
+    """
+    How many of a recording's patches belong to each word: one that has parts of two goes to the later word, each has one at
+    least, and the last word has what is left.
+
+    Args:
+        ends: of the words, in patches.
+
+    Raises:
+        `ValueError`: when there are more words than patches.
+    """
+    if len(ends) > patches:
+        raise ValueError(f"{len(ends)} words do not fit into {patches} patches of audio: check their ends")
+    bounds = [0]
+    for index, end in enumerate(ends[:-1], 1):
+        bounds.append(min(max(int(end), bounds[-1] + 1), patches - len(ends) + index))
+    return [after - before for before, after in zip(bounds, [*bounds[1:], patches])]
 
 
 def split_sentences(text: str) -> list[str]:
@@ -53,7 +76,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         hop_length (`int`): samples per latent frame, from the tokenizer's configuration.
         start_token, placeholder_token, end_token (`str`, *optional*): the three special tokens; by default the first
             triple of `SPARE_TOKENS` that the tokenizer has.
-        spell_speech (`bool`): what is to be said is spelled, for models that learned to speak from letters.
+        word_by_word (`bool`): for models that learned to write each word, letter by letter, before they say it.
 
     Raises:
         `ValueError`: when the tokenizer has no such tokens.
@@ -69,11 +92,11 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         start_token: str | None = None,
         placeholder_token: str | None = None,
         end_token: str | None = None,
-        spell_speech: bool = False,
+        word_by_word: bool = False,
         chat_template: str | None = None,
     ):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
-        self.hop_length, self.spell_speech = hop_length, spell_speech
+        self.hop_length, self.word_by_word = hop_length, word_by_word
         named = (start_token, placeholder_token, end_token)
         self.start_token, self.placeholder_token, self.end_token = named if all(named) else spare_tokens(tokenizer)
         known = tokenizer.get_vocab()
@@ -131,8 +154,8 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
             return BatchFeature(heard)
         texts = [text] if isinstance(text, str) else list(text)
         self._check_placeholders(texts, len(frames))
-        counts = iter(frames)
-        ids = [self._ids(item, counts, special=True) for item in texts]
+        written = iter([self._written_audio(count, {}) for count in frames])
+        ids = [self._ids(item, written, special=True) for item in texts]
         return BatchFeature({**self._padded(ids, padding_side), **heard}, tensor_type=return_tensors)
 
     def apply_chat_template(
@@ -142,6 +165,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         speak: bool = False,
+        script: str | Sequence[str] | None = None,
         tokenize: bool = True,
         return_labels: bool = False,
         return_dict: bool = True,
@@ -153,13 +177,16 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         """
         A conversation, or a batch of them, in the language model's own chat format. The content of a message is a string,
         or a list of parts: `{"type": "text", "text": ...}`, `{"type": "audio", "audio": waveform}` with a waveform as for
-        [`F3FeatureExtractor`], `{"type": "audio", "path": file or URL}`, or `{"type": "audio", "latents": [T, D]}`.
+        [`F3FeatureExtractor`], `{"type": "audio", "path": file or URL}`, or `{"type": "audio", "latents": [T, D]}`. Speech
+        of the assistant that a model learns word by word has its `"text"` as well, and `"word_ends"`, in seconds, if known.
 
         Args:
             add_generation_prompt: end with the beginning of an answer.
             continue_final_message: end within the last message, to be gone on with.
             speak: end with the beginning of a spoken answer; where the conversation ends in audio of the assistant, with
                 that audio, to be gone on with in the same voice.
+            script: what the spoken answer of each conversation says, for models that speak word by word, as `script_ids`
+                `[B, S]`; other models take it from the conversation.
             tokenize: return what the model takes, not the text.
             return_labels: add what there is to learn from the assistant: `labels`, the tokens of written answers and -100
                 elsewhere, and `spoken` `[A]`, true for audio in an answer. An answer with audio in it is all spoken.
@@ -169,8 +196,9 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
             processor_kwargs: passed on to the feature extractor, such as `{"resample": True}`.
 
         Raises:
-            `ValueError`: for parts of another type, audio and latents in one call, a conversation without an answer to
-                learn, and what the feature extractor raises.
+            `ValueError`: for parts of another type, audio in another role than `ROLES`, audio and latents in one call, ends
+                that are not those of the words, a conversation without an answer to learn, and what the feature extractor
+                raises.
         """
         if not return_dict or return_tensors != "pt":
             raise ValueError('audio comes along in a dictionary of tensors: use return_dict=True, return_tensors="pt"')
@@ -182,11 +210,15 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         if not tokenize:
             texts = [self._prompt(messages, add_generation_prompt, continues, speak) for messages in batch]
             return texts if isinstance(conversation[0], list) else texts[0]
-        heard, frames = self._audio_of(batch, sampling_rate, processor_kwargs or {})
-        counts = iter(frames)
-        rows, targets = zip(*(self._row(item, counts, add_generation_prompt, continues, speak) for item in batch))
+        parts = [part for messages in batch for part in _audio_parts(messages)]
+        heard, frames = self._audio_of(parts, sampling_rate, processor_kwargs or {})
+        said = [part if is_said else {} for part, is_said in zip(parts, chain(*map(_spoken, batch)))]
+        written = iter([self._written_audio(count, part) for count, part in zip(frames, said)])
+        rows, targets = zip(*(self._row(item, written, add_generation_prompt, continues, speak) for item in batch))
         side = padding_side or ("right" if return_labels else "left")
         data = {**self._padded(rows, side), **heard}
+        if speak and script is not None and self.word_by_word:
+            data["script_ids"] = self._script_ids([script] if isinstance(script, str) else script)
         if return_labels:
             data["labels"] = _pad(targets, -100, side)
             spoken = [_spoken(messages) for messages in batch]
@@ -214,7 +246,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
     def speech_request(self, text: str) -> str:
         """What a user writes to have `text` said, in the wording that the model has learned."""
-        return SPEECH_REQUEST.format(text=spelled(text) if self.spell_speech else text)
+        return SPEECH_REQUEST.format(text=text)
 
     def apply_speech_request(
         self, text: str | Sequence[str], *, voice: Any = None, voice_text: str = "", **options: Any
@@ -223,18 +255,23 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         The prompt that asks to say a text, or one each for several texts. With `voice`, a recording as for
         [`F3FeatureExtractor`] or the name of a file, in which `voice_text` is said, the answer goes on in that voice.
         `options` are those of `apply_chat_template`.
+
+        Raises:
+            `ValueError`: for a text that is empty.
         """
-        conversations = []
-        for item in [text] if isinstance(text, str) else text:
+        texts, conversations = [text] if isinstance(text, str) else list(text), []
+        for index, item in enumerate(texts):
+            if not item.strip():
+                raise ValueError(f"text {index} has nothing to say: leave it out")
             request = self.speech_request(f"{voice_text} {item}".strip())
             conversations.append([{"role": "user", "content": request}])
             if voice is not None:
-                conversations[-1].append({"role": "assistant", "content": [{"type": "audio", "audio": voice}]})
-        return self.apply_chat_template(conversations, speak=True, **options)
+                said = {"type": "audio", "audio": voice, "text": voice_text}
+                conversations[-1].append({"role": "assistant", "content": [said]})
+        return self.apply_chat_template(conversations, speak=True, script=texts, **options)
 
-    def _audio_of(self, batch: list[list[dict]], sampling_rate: int | None, options: dict) -> tuple[dict, list[int]]:
+    def _audio_of(self, parts: list[dict], sampling_rate: int | None, options: dict) -> tuple[dict, list[int]]:
         """What the model is given of the audio in all conversations, and the latent frames of each."""
-        parts = [part for messages in batch for part in _audio_parts(messages)]
         latents = [part["latents"] for part in parts if "latents" in part]
         if latents and len(latents) < len(parts):
             raise ValueError("some audio is given as latents and some as waveforms: use one of them in a call")
@@ -254,17 +291,17 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         return {"array": given, "sampling_rate": sampling_rate}
 
     def _row(
-        self, messages: list[dict], frames: Iterator[int], add_generation_prompt: bool, continues: bool, speak: bool
+        self, messages: list[dict], written: Iterator[str], add_generation_prompt: bool, continues: bool, speak: bool
     ) -> tuple[list[int], list[int]]:
-        """Token ids of a conversation, and those to learn, -100 elsewhere; `frames` gives the frames of each audio."""
+        """Token ids of a conversation, and those to learn, -100 elsewhere; `written` is what stands for each audio."""
         goes_on = speak and _ends_in_speech(messages)
         opening = add_generation_prompt or (speak and not goes_on)
         ids, targets = [], []
         for segment, is_answer in self._segments(messages, opening, continues):
-            segment_ids = self._ids(segment, frames, special=False)
+            segment_ids = self._ids(segment, written, special=False)
             ids += segment_ids
-            written = is_answer and self.placeholder_token not in segment
-            targets += segment_ids if written else [-100] * len(segment_ids)
+            is_text = is_answer and self.placeholder_token not in segment
+            targets += segment_ids if is_text else [-100] * len(segment_ids)
         if goes_on:
             del ids[len(ids) - ids[::-1].index(self.token_ids["audio_token_id"]) :]  # what would end the audio
         elif speak:
@@ -345,13 +382,42 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
                 f"the texts name {sum(named)} audios ({named} by row, {self.placeholder_token!r} for each) and {given} are given"
             )
 
-    def _ids(self, text: str, frames: Iterator[int], special: bool) -> list[int]:
-        """Token ids of `text`, with as many placeholders for each audio as it has audio tokens."""
+    def _ids(self, text: str, written: Iterator[str], special: bool) -> list[int]:
+        """Token ids of `text`, with what is `written` for each audio."""
         first, *others = text.split(self.placeholder_token)
         for other in others:
-            count = -(-next(frames) // FRAMES_PER_TOKEN)
-            first += f"{self.start_token}{self.placeholder_token * count}{self.end_token}{other}"
+            first += next(written) + other
         return self.tokenizer(first, add_special_tokens=special)["input_ids"]
+
+    def _written_audio(self, frames: int, said: dict) -> str:
+        """
+        As many placeholders as an audio of so many frames has audio tokens. Where it is to be learned word by word, each word
+        that is `said` stands before the patches that belong to it; without their `word_ends`, all stand before all patches.
+        """
+        count = -(-frames // FRAMES_PER_TOKEN)
+        if not (self.word_by_word and said.get("text")):
+            return f"{self.start_token}{self.placeholder_token * count}{self.end_token}"
+        words, shares = [said["text"]], [count]
+        if ends := said.get("word_ends"):
+            words = said["text"].split()
+            if len(ends) != len(words):
+                raise ValueError(
+                    f"{len(ends)} word_ends are given for the {len(words)} words of {said['text']!r}: give one for each"
+                )
+            patches_per_second = self.feature_extractor.sampling_rate / (self.hop_length * FRAMES_PER_TOKEN)
+            shares = patches_by_word([end * patches_per_second for end in ends], count)
+        written = (self._announced(word) + self.placeholder_token * share for word, share in zip(words, shares))
+        return self.start_token + "".join(written) + self.end_token
+
+    def _script_ids(self, texts: Sequence[str]) -> torch.Tensor:
+        """`[B, S]` the words of each text as they are announced, and audio-end tokens after the last one."""
+        rows = ["".join(map(self._announced, text.split())) + self.end_token for text in texts]
+        ids = self.tokenizer(rows, add_special_tokens=False)["input_ids"]
+        return _pad(ids, self.token_ids["audio_end_token_id"], "right")
+
+    def _announced(self, words: str) -> str:
+        """The letters of words that speech follows."""
+        return spelled(words) + self.start_token
 
     def _padded(self, rows: Sequence[list[int]], side: str) -> dict[str, torch.Tensor]:
         pad = self.tokenizer.pad_token_id
@@ -414,13 +480,16 @@ def spare_tokens(tokenizer) -> tuple[str, str, str]:
 
 
 def _audio_parts(messages: list[dict]) -> list[dict]:
-    return [
-        part
-        for message in messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-        if part.get("type") == "audio"
-    ]
+    parts = []
+    for message in messages:
+        content = [] if isinstance(message["content"], str) else message["content"]
+        found = [part for part in content if part.get("type") == "audio"]
+        if found and message["role"] not in ROLES:
+            raise ValueError(
+                f"a message of the role {message['role']!r} has audio: say who is heard, one of {', '.join(ROLES)}"
+            )
+        parts += found
+    return parts
 
 
 def _spoken(messages: list[dict]) -> list[bool]:

@@ -345,12 +345,12 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         """
         The losses of the audios that are `spoken` [A]: first the mean over the patches of each, then over the rows of the
         batch, so that a batch cut into smaller ones has the same loss. Patch i and its representations, normalised over
-        their channels, are learned from the hidden state before its place, its end from the one at its place.
+        their channels, are learned from the hidden state before its place, and whether speech ends there, or a word of it
+        that stands before its patches, from the one at its place.
         """
         counts = token_counts(audio.latents_mask.sum(1))
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         begins = torch.cat([owner.new_ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])
-        ends = torch.cat([begins[1:], begins[:1]])
 
         tokens = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
         odd = -audio.latents.shape[1] % FRAMES_PER_TOKEN
@@ -368,6 +368,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
 
         places = input_ids == self.config.audio_token_id
         before, at = hidden[:, :-1][places[:, 1:]], hidden[places]
+        ends = ~F.pad(places, (0, 1))[:, 1:][places]
         said = spoken[owner]
         learned = said & complete
         flow = self.flow_head.loss(

@@ -11,7 +11,7 @@ from f3_training.audio_lm import AudioLMArguments
 from f3_training.audio_lm_training import speaking_model, train_audio_lm, with_lora
 from f3_training.latents_batches import TaskMix
 from f3_training.prompts import TASKS, conversation
-from modeling_f3 import F3AudioLMForConditionalGeneration
+from modeling_f3 import F3AudioLMForConditionalGeneration, F3Processor
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
@@ -251,8 +251,25 @@ def test_other_voices_than_the_chosen_ones_are_only_listened_to():
         assert [task.name for task in mix.tasks_of({**row(0, **values), "frames": 12})] == expected
 
 
+def test_a_speaker_learns_from_rows_that_tell_the_ends_of_their_words_and_from_others(data, tmp_path):
+    told = [row(index, text="so be it", word_ends=[0.1, 0.2, 0.4]) for index in range(4)]
+    write_latents(tmp_path, tiny_model(), {"train": told})
+    latents = [str(data / "latents"), str(tmp_path / "latents")]
+    train_audio_lm(arguments(data, tmp_path / "run", latents=latents, word_by_word=True, tasks='{"speak": 1}'))
+    processor = F3Processor.from_pretrained(tmp_path / "run" / "model")
+    speaker = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "run" / "model").eval()
+    request = processor.apply_speech_request("so be it")
+    assert speaker.generate(**request, max_new_patches=4).audio_lengths.tolist() <= [4 * 64]
+    rows = [
+        {**told[0], "frames": 10, "latents": noise(10, 4).numpy()},
+        {**row(0), "frames": 4, "latents": noise(4, 4).numpy()},
+    ]
+    first, second = map(processor.decode, TaskMix(processor, {"speak": 1.0}, 99)(rows)["input_ids"])
+    assert " s o<repo_name><file_sep> b e<repo_name><file_sep> i t<repo_name><file_sep><file_sep><file_sep>" in first
+    assert " h i<repo_name><file_sep><file_sep><filename>" in second
+
+
 def test_what_is_said_is_in_the_question_and_the_audio_is_the_answer():
-    question, answer = conversation(TASKS["speak"], row(0), "latents", 0)
-    assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents"}]
-    asked = [conversation(TASKS["speak"], row(0), "latents", choice, spell=True)[0]["content"] for choice in range(3)]
-    assert asked == ["Say: h i", "Read aloud: hi", "Speak this sentence: h i"]
+    question, answer = conversation(TASKS["speak"], row(0, word_ends=[0.3]), "latents", 0)
+    said = {"text": "hi", "word_ends": [0.3]}
+    assert question["content"] == "Say: hi" and answer["content"] == [{"type": "audio", "latents": "latents", **said}]

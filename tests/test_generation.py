@@ -172,6 +172,69 @@ def test_hidden_states_made_step_by_step_are_those_of_teacher_forcing(model):
     torch.testing.assert_close(torch.stack(states, dim=1), forced[:, -4:], atol=1e-4, rtol=0)
 
 
+class Turns(torch.nn.Module):
+    """A stop head that ends something in each row after the patches that its set names."""
+
+    weight = torch.zeros(1)
+
+    def __init__(self, *patches: set[int]):
+        super().__init__()
+        self.patches, self.count = patches, 0
+
+    def forward(self, hidden):
+        self.count += 1
+        return torch.tensor([[9.0 if self.count in patches else -9.0] for patches in self.patches])
+
+
+def word_by_word(*texts: str, **options) -> dict:
+    processor = tiny_processor()
+    processor.word_by_word = True
+    return dict(processor.apply_speech_request(list(texts), **options))
+
+
+def test_words_are_said_after_the_letters_that_training_puts_before_them(model, monkeypatch):
+    model.stop_head, conditions, sample = Turns({2, 3, 6}), [], model.flow_head.sample
+    monkeypatch.setattr(
+        model.flow_head,
+        "sample",
+        lambda hidden, *rest, **options: conditions.append(hidden) or sample(hidden, *rest, **options),
+    )
+    output = model.generate(**word_by_word("To be, so."))
+    assert output.finish_reasons == ["stop"] and output.audio_lengths.tolist() == [6 * 64]
+    processor = tiny_processor()
+    processor.word_by_word = True
+    said = {"type": "audio", "latents": output.latents[0], "text": "To be, so.", "word_ends": [0.17, 0.25, 0.48]}
+    talk = [{"role": "user", "content": "Say: To be, so."}, {"role": "assistant", "content": [said]}]
+    batch = processor.apply_chat_template([talk], return_labels=True)
+    assert (
+        "<repo_name> t o<repo_name><file_sep><file_sep> b e ,<repo_name><file_sep> s o .<repo_name><file_sep>"
+        in processor.decode(batch["input_ids"][0])
+    )
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "latents", "latents_mask")}
+    forced = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    before = (batch["input_ids"] == model.config.audio_token_id)[0].nonzero()[:, 0] - 1
+    torch.testing.assert_close(torch.cat(conditions), forced[0, before], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("voice", [None, 0.4])
+def test_rows_that_turn_to_their_words_at_different_times_are_spoken_as_they_are_alone(model, voice):
+    options = (
+        {} if voice is None else {"voice": noise(int(800 * voice)).numpy(), "voice_text": "oh", "sampling_rate": 800}
+    )
+    texts, turns = ("a long one", "so be it now", "hm"), ({1, 5, 8}, {3, 5, 6, 9}, {2})
+    model.stop_head = Turns(*turns)
+    inputs = word_by_word(*texts, **options)
+    together = model.generate(**inputs, generator=seeds(1, 2, 3))
+    assert together.audio_lengths.tolist() == [8 * 64, 9 * 64, 2 * 64] and set(together.finish_reasons) == {"stop"}
+    model.stop_head = Turns(*turns)
+    chunks = list(model.stream_audio(**inputs, generator=seeds(1, 2, 3)))
+    for row, text in enumerate(texts):
+        model.stop_head = Turns(turns[row])
+        alone = model.generate(**word_by_word(text, **options), generator=seeds(row + 1))
+        torch.testing.assert_close(together.audio[row], alone.audio[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.cat([chunk[row] for chunk in chunks]), together.audio[row], atol=1e-4, rtol=0)
+
+
 def test_a_voice_prompt_is_gone_on_with_and_not_repeated(model):
     processor = tiny_processor()
     inputs = processor.apply_chat_template([prompted("one two", 0.4)], speak=True, sampling_rate=800)
@@ -267,20 +330,25 @@ def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path
         assert layer.weight.grad.abs().sum() > 0
 
 
-def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path):
+@pytest.mark.parametrize("word_by_word", [False, True])
+def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path, word_by_word):
     model = tiny_audio_lm(
         tmp_path, flow_config=tiny_flow_config(), code_loss_weight=0.0, previous_noise_scale=0.0
     ).train()
     model.config.audio_config.latent_noise_scale = 0.0
+    processor = tiny_processor()
+    processor.word_by_word = word_by_word
     voice = {"type": "audio", "latents": model.audio_model.autoencoder.encode(noise(1, 1, 256)).latents[0].detach()}
-    conversation = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [voice]}]
-    batch = tiny_processor().apply_chat_template([conversation], return_labels=True)
+    said = {**voice, "text": "hi ho", "word_ends": [0.25, 0.32]}
+    conversation = [{"role": "user", "content": "Say: hi ho"}, {"role": "assistant", "content": [said]}]
+    batch = processor.apply_chat_template([conversation], return_labels=True)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(400):
         optimizer.zero_grad()
         model(**batch).loss.backward()
         optimizer.step()
-    spoken = model.eval().generate(**say("hi"), flow_guidance_scale=1.0, noise_temperature=0.5, max_new_patches=12)
+    options = {"flow_guidance_scale": 1.0, "noise_temperature": 0.5, "max_new_patches": 12}
+    spoken = model.eval().generate(**processor.apply_speech_request("hi ho"), **options)
     assert spoken.finish_reasons == ["stop"] and spoken.latents[0].shape == voice["latents"].shape
     assert (spoken.latents[0] - voice["latents"]).square().mean() < 0.3
 

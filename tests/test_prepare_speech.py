@@ -6,7 +6,8 @@ import pytest
 from datasets import load_dataset
 from f3_training import prepare_speech
 from f3_training.audio_dataset import decode_audio
-from f3_training.synthetic_speech import examples, words
+from f3_training.synthetic_speech import Spoken, examples, words
+from f3_training.word_ends import Pronounced, pronounced, word_ends
 
 
 def test_examples_become_sentences():
@@ -26,6 +27,34 @@ def test_entries_of_the_index_become_words(tmp_path, monkeypatch):
     assert sorted(words(tmp_path)) == ["Adj.", "Adv.", "Bee.", "Noun.", "Verb."]
 
 
+def test_words_end_in_the_middle_of_the_gaps_between_them():
+    phonemes = [
+        ("^", 0.1),
+        ("ð", 0.1),
+        ("ə", 0.1),
+        (" ", 0.2),
+        ("ɹ", 0.1),
+        ("ˈ", 0.1),
+        ("u", 0.1),
+        ("ː", 0.1),
+        ("m", 0.1),
+    ]
+    parts = pronounced([*phonemes, (".", 0.2)])
+    assert [part.sounds for part in parts] == [2, 3] and [part.end for part in parts] == pytest.approx([0.4, 1.2])
+    assert word_ends(["The", "room."], parts, len) == pytest.approx([0.4, 1.2])
+
+
+def test_words_that_are_run_together_share_their_time_by_their_sounds():
+    sounds = {"end": 3, "of": 2, "the": 2, "sea": 2}.get
+    parts = [Pronounced(3, 0.5), Pronounced(4, 0.9), Pronounced(2, 1.5)]
+    assert word_ends(["end", "of", "the", "sea"], parts, sounds) == pytest.approx([0.5, 0.7, 0.9, 1.5])
+
+
+def test_where_the_parts_are_none_of_the_words_nothing_is_said_about_ends():
+    assert word_ends(["up--the"], [Pronounced(2, 0.2), Pronounced(2, 0.4)], len) == []
+    assert word_ends(["a"] * 4, [Pronounced(4, 1.0)], len) == []
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """An engine that says every sentence in a tenth of a second a word, and remembers it."""
@@ -33,7 +62,8 @@ def calls(monkeypatch):
 
     def say(text: str):
         said.append(text)
-        return np.full(800 * len(text.split()), 0.1, dtype=np.float32), 8000
+        words = len(text.split())
+        return Spoken(np.full(800 * words, 0.1, dtype=np.float32), 8000, [0.1 * (index + 1) for index in range(words)])
 
     class Pool(SimpleNamespace):
         def __enter__(self):
@@ -68,6 +98,7 @@ def test_speech_is_written_until_the_hours_are_full_and_read_without_code(calls,
     row = splits["train"][0]
     assert row["source"] == row["speaker"] == "robot" and row["kind"] == "speech" and row["language"] == "en"
     assert len(decode_audio(row["audio"], 8000)) == 3200 and row["duration"] == pytest.approx(0.4)
+    assert row["word_ends"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_few_hours_of_several_voices_say_different_sentences(calls, tmp_path, monkeypatch):

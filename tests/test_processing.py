@@ -95,14 +95,52 @@ def test_a_processor_comes_back_from_its_folder_again_and_again(tmp_path):
     assert AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 800
 
 
-def test_what_is_to_be_said_is_spelled_for_models_that_learned_so(tmp_path):
+def talk(seconds: float, **said) -> list[dict]:
+    answer = {"type": "audio", "latents": torch.zeros(round(seconds * 25), 4), **said}
+    return [{"role": "user", "content": "Say it"}, {"role": "assistant", "content": [answer]}]
+
+
+def test_words_stand_before_the_patches_that_say_them(tmp_path):
+    """A patch, 80 ms, in which a word ends and the next begins belongs to the next; every word has one."""
     processor = tiny_processor()
-    assert processor.speech_request("Hi, Jo") == "Say: Hi, Jo"
-    processor.spell_speech = True
-    assert processor.speech_request("Hi, Jo") == "Say: h i ,   j o"
+    start, patch, end = processor.start_token, processor.placeholder_token, processor.end_token
+    said = {"text": "Hi, a Jo", "word_ends": [0.2, 0.21, 0.48]}
+
+    def answer(**said) -> str:
+        batch = processor.apply_chat_template(talk(0.48, **said), return_labels=True)
+        assert batch["labels"].eq(-100).all()
+        return processor.decode(batch["input_ids"][0]).rpartition("assistant\n")[2].partition("<|im_end|>")[0]
+
+    assert answer(**said) == f"{start}{patch * 6}{end}"  # of a model that does not speak word by word
+    processor.word_by_word = True
     processor.save_pretrained(tmp_path)
-    (ids,) = F3Processor.from_pretrained(tmp_path).apply_speech_request("to be", voice_text="Or not")["input_ids"]
-    assert "Say: o r   n o t   t o   b e<|im_end|>" in processor.decode(ids)
+    processor = F3Processor.from_pretrained(tmp_path)
+    assert answer(**said) == f"{start} h i ,{start}{patch * 2} a{start}{patch} j o{start}{patch * 3}{end}"
+    heard = processor.apply_chat_template([{**talk(0.48, **said)[1], "role": "user"}])
+    assert " h" not in processor.decode(heard["input_ids"][0])
+    assert answer(text="Hi Jo") == f"{start} h i   j o{start}{patch * 6}{end}"
+    assert answer() == f"{start}{patch * 6}{end}"
+
+
+def test_ends_of_words_that_cannot_be_are_refused():
+    processor = tiny_processor()
+    processor.word_by_word = True
+    with pytest.raises(ValueError, match="2 word_ends are given for the 3 words of 'a b c'"):
+        processor.apply_chat_template(talk(0.48, text="a b c", word_ends=[0.2, 0.4]), return_labels=True)
+    with pytest.raises(ValueError, match="3 words do not fit into 2 patches"):
+        processor.apply_chat_template(talk(0.16, text="a b c", word_ends=[0.05, 0.1, 0.16]), return_labels=True)
+
+
+def test_what_is_to_be_said_word_by_word_comes_as_a_script():
+    processor = tiny_processor()
+    assert "script_ids" not in processor.apply_speech_request("So be it")
+    plain = processor.apply_speech_request(["So be it", "Oh"])["input_ids"]
+    processor.word_by_word = True
+    request = processor.apply_speech_request(["So be it", "Oh"])
+    assert torch.equal(request["input_ids"], plain)
+    start, end = processor.start_token, processor.end_token
+    first, second = map(processor.decode, request["script_ids"])
+    assert first == f" s o{start} b e{start} i t{start}{end}" and second.startswith(f" o h{start}{end}{end}")
 
 
 def test_sentences_end_where_a_reader_stops():
@@ -145,3 +183,11 @@ def test_saving_audio_without_soundfile_says_what_is_missing(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ImportError, match="pip install soundfile"):
         tiny_processor().save_audio(torch.zeros(3), str(tmp_path / "speech.wav"))
+
+
+def test_audio_of_nobody_known_and_speech_of_no_words_are_refused():
+    processor = tiny_processor()
+    with pytest.raises(ValueError, match="role 'robot' has audio: say who is heard, one of system, user"):
+        processor.apply_chat_template([{"role": "robot", "content": [{"type": "audio", "audio": audio(0.1)}]}])
+    with pytest.raises(ValueError, match="text 1 has nothing to say"):
+        processor.apply_speech_request(["hi", " "])

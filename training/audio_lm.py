@@ -33,7 +33,9 @@ class AudioLMArguments:
         default="",
         metadata={"help": "comma-separated sources to learn speaking from, else all; the rest is listened to"},
     )
-    spell: bool = field(default=False, metadata={"help": "learn to speak from letters, two times in three"})
+    word_by_word: bool = field(
+        default=False, metadata={"help": "learn to write each word, letter by letter, before saying it"}
+    )
     lora_rank: int = field(default=0, metadata={"help": "adapt the language model by LoRA; 0 leaves it frozen"})
     frozen: str = field(
         default="",

@@ -36,7 +36,7 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     torch.manual_seed(arguments.seed)
     output_dir, weights = Path(arguments.output_dir), json.loads(arguments.tasks)
     processor = F3Processor.from_pretrained(arguments.init_from)
-    processor.spell_speech |= arguments.spell
+    processor.word_by_word |= arguments.word_by_word
     model = speaking_model(arguments)
     randomness = BatchRandomness(arguments.seed)
     autoencoder = model.audio_model.autoencoder

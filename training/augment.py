@@ -95,7 +95,7 @@ def chosen_rows(dataset: str, sources: list[str]) -> Dataset:
         rows = rows.select(np.flatnonzero(np.isin(rows["source"], sources)))
     if len(rows) == 0:
         raise AudioDatasetError(f"{dataset} has no training recordings of {', '.join(sources)}: check --sources")
-    return rows
+    return rows.remove_columns([name for name in rows.column_names if name == "word_ends"])  # other ones in the copies
 
 
 def changes() -> Compose:

@@ -100,7 +100,7 @@ class TaskMix:
             task = self.task_for(row, generator)
             choice = int(torch.randint(2**16, (), generator=generator)) if generator is not None else 0
             latents = crop(torch.as_tensor(latents_of(row)), self.max_frames, generator)
-            conversations.append(conversation(task, row, latents, choice, self.processor.spell_speech))
+            conversations.append(conversation(task, row, latents, choice))
         return dict(self.processor.apply_chat_template(conversations, return_labels=True))
 
     def task_for(self, row: dict, generator: torch.Generator | None) -> Task:

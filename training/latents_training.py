@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -21,7 +21,8 @@ from .latents_cache import load_latents, splits_in
 from .machine import machine
 
 
-COLUMNS = ("latents", "frames", "kind", "language", "text", "caption", "source")
+WORD_ENDS = List(Value("float32"))
+COLUMNS = ("latents", "frames", "kind", "language", "text", "word_ends", "caption", "source")
 
 
 class TimeBudget(TrainerCallback):
@@ -237,6 +238,10 @@ def described(rows: Dataset) -> Dataset:
         if name not in rows.column_names:
             known = ["speech" if text else "" for text in rows["text"]] if name == "kind" else [""] * len(rows)
             rows = rows.add_column(name, known)
+    if rows.features.get("word_ends") != WORD_ENDS:  # none, or in another precision
+        known = rows["word_ends"][:] if "word_ends" in rows.column_names else [[]] * len(rows)
+        others = rows.select_columns([name for name in rows.column_names if name != "word_ends"])
+        rows = others.add_column("word_ends", known, feature=WORD_ENDS)
     return rows.select_columns(list(COLUMNS))
 
 

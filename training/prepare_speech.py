@@ -3,7 +3,7 @@ Builds synthetic English speech with exact texts: sentences of WordNet, or singl
 
     python -m f3_training.prepare_speech --output_dir data/speech --cache_dir data/cache --voices piper_joe --hours 20
 
-The columns are those of `prepare_data`, so the two can be joined with `datasets.concatenate_datasets`. No text of the
+The columns are those of `prepare_data` and `word_ends`, in seconds, where an engine tells them. No text of the
 test or validation split is in training, in any voice. A shard appears whole, and a run that was killed goes on. Piper
 needs the extra `synthesis`.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features, List, Value
 from tqdm import tqdm
 
 from .prepare_data import FEATURES, audio_columns
@@ -24,6 +25,7 @@ from .synthetic_speech import TEXTS, VOICES
 
 HELD_OUT = 300  # texts of the test split, and as many of the validation split
 SHARD_TEXTS = 250
+COLUMNS = Features({**FEATURES, "word_ends": List(Value("float32"))})
 
 CARD = """---
 license: other
@@ -72,7 +74,7 @@ def _write_split(pool, voice: str, split: str, texts: list[str], wanted: float, 
             if not path.is_file():
                 task = partial(_row, voice=voice, split=split)
                 rows = pool.map(task, texts[start : start + SHARD_TEXTS], chunksize=5)
-                pq.write_table(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), f"{path}.partial")
+                pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS.arrow_schema), f"{path}.partial")
                 os.replace(f"{path}.partial", path)
             added = sum(pq.read_table(path, columns=["duration"])["duration"].to_pylist())
             progress.update(round(added))
@@ -88,9 +90,10 @@ def _load(voice: str, cache_dir: Path) -> None:
 
 
 def _row(text: str, voice: str, split: str) -> dict:
-    samples, rate = _say(text)
-    return audio_columns(samples, rate, f"{voice}/{text[:40]}.flac") | {
+    said = _say(text)
+    return audio_columns(said.samples, said.rate, f"{voice}/{text[:40]}.flac") | {
         "text": text,
+        "word_ends": said.word_ends,
         "caption": "",
         "speaker": voice,
         "language": "en",

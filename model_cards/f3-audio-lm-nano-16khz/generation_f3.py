@@ -29,8 +29,9 @@ class SpeechOptions:
         flow_solver: `"euler"` or `"midpoint"`.
         stop_threshold: probability of the end at which to stop.
         min_new_patches: patches before which nothing stops.
-        max_new_patches: the cap; by default `patches_per_token` for each text token of a row's prompt, and 25 more.
-        patches_per_token: see there; a patch is 80 ms.
+        max_new_patches: the cap; by default `patches_per_token` for each token of a row's script, or else for each text
+            token of its prompt, and 25 more.
+        patches_per_token: see there; a patch is 80 ms. Of a script, no word but the last is said longer than that either.
     """
 
     num_flow_steps: int = 10
@@ -75,6 +76,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         *,
         generation_mode: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        script_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ):
         """
@@ -85,6 +87,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
             generation_config: of Transformers, for text; for speech it may hold the fields of [`SpeechOptions`].
             generation_mode: `"audio"` answers in speech whatever the prompt asks for; `"text"` refuses prompts for speech.
             generator: of the noise of speech, on the CPU; one, or a list with one for each row.
+            script_ids: `[B, S]`, for models that speak word by word: what a row writes before each word that it says, up to
+                the next audio-start token, and audio-end tokens where it has nothing left to say.
             kwargs: what the processor made of the prompt, and options: of `GenerationMixin.generate` for text, the fields
                 of [`SpeechOptions`] for speech.
 
@@ -109,9 +113,9 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 generation_config.suppress_tokens = places
             return super().generate(input_ids, generation_config=generation_config, **kwargs)
         options = self._speech_options(generation_config, kwargs)
-        caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
+        caps = self._caps(input_ids, kwargs.get("attention_mask"), script_ids, options)
         patches, rows = [], []
-        for step in self._speech_steps(input_ids, options, caps, generator, **kwargs):
+        for step in self._speech_steps(input_ids, options, caps, generator, script_ids, **kwargs):
             patches.append(step.patches)
             rows.append(step.speaking)
         latents, lengths = torch.cat(patches, dim=1), torch.stack(rows).sum(0)
@@ -141,6 +145,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         input_ids: torch.Tensor,
         generation_config=None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        script_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Iterator[list[torch.Tensor]]:
         """
@@ -151,10 +156,10 @@ class F3SpeechGenerationMixin(GenerationMixin):
         input_ids, kwargs = self._asking_for_speech(input_ids, kwargs)
         self._asks_for_speech(input_ids, "audio")
         options = self._speech_options(generation_config, kwargs)
-        caps = self._caps(input_ids, kwargs.get("attention_mask"), options)
+        caps = self._caps(input_ids, kwargs.get("attention_mask"), script_ids, options)
         state, hop = F3StreamingState(), self.config.audio_config.autoencoder_config.hop_length
         due, position = torch.zeros(len(input_ids), dtype=torch.long), 0
-        for step in self._speech_steps(input_ids, options, caps, generator, **kwargs):
+        for step in self._speech_steps(input_ids, options, caps, generator, script_ids, **kwargs):
             due += step.speaking.cpu() * FRAMES_PER_TOKEN * hop
             samples = self.audio_model.autoencoder.stream_decode(step.patches, state).audio_values[:, 0]
             yield _within(samples, position, due)
@@ -224,13 +229,20 @@ class F3SpeechGenerationMixin(GenerationMixin):
         return replace(SpeechOptions(), **{name: value for name, value in found.items() if value is not None})
 
     def _caps(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: SpeechOptions
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        script_ids: torch.Tensor | None,
+        options: SpeechOptions,
     ) -> torch.Tensor:
         """[B] patches at which a row is cut off: no text takes longer to say."""
         if options.max_new_patches is not None:
             return torch.full((len(input_ids),), options.max_new_patches)
-        kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        text_tokens = ((input_ids != self.config.audio_token_id) & (kept != 0)).sum(1)
+        if script_ids is None:
+            kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            text_tokens = ((input_ids != self.config.audio_token_id) & (kept != 0)).sum(1)
+        else:
+            text_tokens = (script_ids != self.config.audio_end_token_id).sum(1)
         return (options.patches_per_token * text_tokens + SPARE_PATCHES).cpu()
 
     def _speech_steps(
@@ -239,17 +251,22 @@ class F3SpeechGenerationMixin(GenerationMixin):
         options: SpeechOptions,
         caps: torch.Tensor,
         generator: torch.Generator | list[torch.Generator] | None,
+        script_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None = None,
         **audio_inputs: Any,
     ) -> Iterator[SpeechStep]:
         """
         The loop: hidden state -> patch -> representation -> audio token -> hidden state. A patch is handed out before the
-        language model reads it, and only what it then says decides about the end.
+        language model reads it, and only what it then says decides about the end: of all that is said, or of a word, after
+        which the row reads on in its script.
         """
         audio = self._audio(**{name: audio_inputs.get(name) for name in AUDIO_INPUTS})
         embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         voice = VoicePrompt.of(self, input_ids, audio)
+        script = Script.of(self, input_ids, script_ids, options.patches_per_token)
+        written, kept = script.write(~script.finished())
+        embeds, mask = torch.cat([embeds, self._embed(written, None)], 1), torch.cat([mask, kept.to(mask)], 1)
         hidden, cache = self._read(embeds, mask, None)
         speaking = torch.ones(len(input_ids), dtype=torch.bool, device=embeds.device)
         caps = caps.to(embeds.device)
@@ -273,11 +290,18 @@ class F3SpeechGenerationMixin(GenerationMixin):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             hidden, cache = self._read(token, mask, cache)
             ended = torch.sigmoid(self.stop_head(hidden.to(self.stop_head.weight.dtype))[:, 0]) > options.stop_threshold
+            turning = script.turning(ended)
             speaking = speaking & (caps > count)
             if count >= options.min_new_patches:
-                speaking = speaking & ~ended
+                speaking = speaking & (turning | ~ended)
             if not bool(speaking.any()):
                 return
+            turning = turning & speaking
+            if bool(turning.any()):
+                written, kept = script.write(turning)
+                mask = torch.cat([mask, kept.to(mask)], dim=1)
+                after, cache = self._read(self._embed(written, None), mask, cache)
+                hidden = torch.where(turning[:, None], after, hidden)
 
     def _read(
         self, embeds: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None
@@ -295,6 +319,48 @@ class F3SpeechGenerationMixin(GenerationMixin):
 
 
 AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
+
+
+class Script:
+    """What the rows of a batch are still to write before the words that they say, and how far each has come."""
+
+    def __init__(self, ids: torch.Tensor, start_token_id: int, end_token_id: int, patches_per_token: int):
+        self.ids, self.start_token_id, self.end_token_id = ids, start_token_id, end_token_id
+        self.patches_per_token = patches_per_token
+        self.places, self.patches, self.most_patches = torch.zeros(3, len(ids), dtype=torch.long, device=ids.device)
+
+    @classmethod
+    def of(cls, model, input_ids: torch.Tensor, script_ids: torch.Tensor | None, patches_per_token: int) -> "Script":
+        """Of `script_ids` `[B, S]`; without any, nothing is left to write."""
+        config, end = model.config, input_ids.new_full((len(input_ids), 1), model.config.audio_end_token_id)
+        ids = end if script_ids is None else torch.cat([script_ids.to(end), end], dim=1)
+        return cls(ids, config.audio_start_token_id, config.audio_end_token_id, patches_per_token)
+
+    def finished(self) -> torch.Tensor:
+        """`[B]`, true for rows that have nothing left to write."""
+        return self.ids.gather(1, self.places[:, None])[:, 0] == self.end_token_id
+
+    def write(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        What `rows` `[B]` write before they say their next word: ids and mask `[B, n]`, padded on the left, for the others
+        wholly.
+        """
+        starts = torch.arange(self.ids.shape[1], device=self.ids.device) >= self.places[:, None]
+        until = ((self.ids == self.start_token_id) & starts).int().argmax(1) + 1
+        counts = torch.where(rows, until - self.places, 0)
+        longest = int(counts.max())
+        offsets = torch.arange(longest, device=self.ids.device) - (longest - counts)[:, None]
+        mask = offsets >= 0
+        ids = self.ids.gather(1, (self.places[:, None] + offsets).clamp(min=0))
+        self.places = self.places + counts
+        self.patches = torch.where(rows, 0, self.patches)
+        self.most_patches = torch.where(rows, self.patches_per_token * counts, self.most_patches)
+        return ids, mask
+
+    def turning(self, ended: torch.Tensor) -> torch.Tensor:
+        """After another patch, the rows `[B]` that go on with their next word: those that have `ended` one, or should have."""
+        self.patches = self.patches + 1
+        return (ended | (self.patches >= self.most_patches)) & ~self.finished()
 
 
 class VoicePrompt:
