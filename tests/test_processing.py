@@ -189,5 +189,7 @@ def test_audio_of_nobody_known_and_speech_of_no_words_are_refused():
     processor = tiny_processor()
     with pytest.raises(ValueError, match="role 'robot' has audio: say who is heard, one of system, user"):
         processor.apply_chat_template([{"role": "robot", "content": [{"type": "audio", "audio": audio(0.1)}]}])
-    with pytest.raises(ValueError, match="text 1 has nothing to say"):
+    with pytest.raises(ValueError, match=r"2 spoken answers are to say \['hi', ' '\]: give each"):
         processor.apply_speech_request(["hi", " "])
+    with pytest.raises(ValueError, match=r"1 spoken answers are to say \['a', 'b'\]"):
+        processor.apply_chat_template([{"role": "user", "content": "hi"}], speak=True, script=["a", "b"])

@@ -197,12 +197,17 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
         Raises:
             `ValueError`: for parts of another type, audio in another role than `ROLES`, audio and latents in one call, ends
-                that are not those of the words, a conversation without an answer to learn, and what the feature extractor
-                raises.
+                that are not those of the words, a script without words, a conversation without an answer to learn, and what
+                the feature extractor raises.
         """
         if not return_dict or return_tensors != "pt":
             raise ValueError('audio comes along in a dictionary of tensors: use return_dict=True, return_tensors="pt"')
         batch = [conversation] if conversation and isinstance(conversation[0], dict) else list(conversation)
+        scripts = [script] if isinstance(script, str) else list(script or ())
+        if scripts and (len(scripts) != len(batch) or not all(map(str.strip, scripts))):
+            raise ValueError(
+                f"{len(batch)} spoken answers are to say {scripts}: give each of them a text that is not empty"
+            )
         speak = speak or (continue_final_message and all(map(_ends_in_speech, batch)))
         continues = continue_final_message and not speak
         if continues and return_labels:
@@ -217,8 +222,8 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         rows, targets = zip(*(self._row(item, written, add_generation_prompt, continues, speak) for item in batch))
         side = padding_side or ("right" if return_labels else "left")
         data = {**self._padded(rows, side), **heard}
-        if speak and script is not None and self.word_by_word:
-            data["script_ids"] = self._script_ids([script] if isinstance(script, str) else script)
+        if speak and scripts and self.word_by_word:
+            data["script_ids"] = self._script_ids(scripts)
         if return_labels:
             data["labels"] = _pad(targets, -100, side)
             spoken = [_spoken(messages) for messages in batch]
@@ -255,14 +260,9 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         The prompt that asks to say a text, or one each for several texts. With `voice`, a recording as for
         [`F3FeatureExtractor`] or the name of a file, in which `voice_text` is said, the answer goes on in that voice.
         `options` are those of `apply_chat_template`.
-
-        Raises:
-            `ValueError`: for a text that is empty.
         """
         texts, conversations = [text] if isinstance(text, str) else list(text), []
-        for index, item in enumerate(texts):
-            if not item.strip():
-                raise ValueError(f"text {index} has nothing to say: leave it out")
+        for item in texts:
             request = self.speech_request(f"{voice_text} {item}".strip())
             conversations.append([{"role": "user", "content": request}])
             if voice is not None:
