@@ -184,7 +184,7 @@ def press(visit: Page, name: str) -> None:
 
 def test_a_visitor_hears_and_sees_what_becomes_of_an_uploaded_recording(visit):
     visit.locator("input[type=file]").first.set_input_files(RECORDING)
-    visit.get_by_test_id("waveform-Recording").wait_for()
+    visit.get_by_test_id("waveform-Recording").first.wait_for()  # two, once it can be played
     press(visit, "Reconstruct")
     expect(visit.get_by_text("latents of 4 values")).to_be_visible()
     expect(visit.get_by_test_id("matplotlib").locator("img")).to_be_visible()
