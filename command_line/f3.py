@@ -136,7 +136,7 @@ def speak(
     from feature_extraction_f3 import split_sentences
 
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
-    network.language_model.to(getattr(torch, language_model_dtype))
+    network.cast_language_models(getattr(torch, language_model_dtype))
     rate = processor.feature_extractor.sampling_rate
     prompt = {"voice": None if voice is None else _recording(voice), "voice_text": voice_text}
     generator = torch.Generator().manual_seed(seed)

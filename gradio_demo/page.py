@@ -1,6 +1,7 @@
 """The page: a tab for each thing that the given models can do."""
 
 import gradio as gr
+import torch
 from feature_extraction_f3 import F3FeatureExtractor, F3Processor
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel
 
@@ -29,7 +30,7 @@ def page(autoencoder: str, audio_lm: str | None = None, language_model: str | No
             model = F3AudioLMForConditionalGeneration.from_pretrained(
                 audio_lm, text_model_name_or_path=language_model
             ).merge_adapter()
-            model.language_model.half()  # all of it is read for every token
+            model.cast_language_models(torch.float16)
             processor = F3Processor.from_pretrained(audio_lm)
             transcribe_tab(model, processor)
             if model.flow_head is not None:

@@ -13,7 +13,7 @@ import torch
 from modeling_f3 import F3AudioLMConfig, F3AudioLMForConditionalGeneration, F3FlowHead, F3FlowHeadConfig
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
-from tiny import noise, tiny_flow_config, tiny_language_model, tiny_tokenizer_config
+from tiny import noise, tiny_flow_config, tiny_language_model, tiny_residual_config, tiny_tokenizer_config
 
 
 # What does not apply. Every entry must exist upstream, and nothing else is skipped by us.
@@ -39,6 +39,7 @@ class AudioLMTester:
             audio_config=tiny_tokenizer_config(latent_noise_scale=0.0),
             text_config=tiny_language_model().config,
             flow_config=tiny_flow_config(),
+            residual_config=tiny_residual_config(),
             connector_hidden_size=20,
             audio_start_token_id=250,
             audio_token_id=251,
@@ -77,7 +78,7 @@ class F3AudioLMTest(ModelTesterMixin, unittest.TestCase):
 
     def test_config(self):
         values = json.loads(self.model_tester.get_config().to_json_string())
-        names = ("audio_config", "text_config", "flow_config", "connector_hidden_size")
+        names = ("audio_config", "text_config", "flow_config", "residual_config", "connector_hidden_size")
         names += ("audio_start_token_id", "audio_token_id", "audio_end_token_id")
         ConfigTester(
             self,

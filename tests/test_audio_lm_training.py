@@ -215,8 +215,27 @@ def test_parts_around_the_language_model_may_stay_as_they_are(data, tmp_path, lo
         same = [torch.equal(after[name], weight) for name, weight in before.items() if name.startswith(part)]
         assert same and all(same) is stays, part
     assert "speak_representation_loss" in json.loads((tmp_path / "history.json").read_text())[-1]
-    with pytest.raises(ValueError, match="--frozen names ears: choose from connector, flow_head"):
+    with pytest.raises(ValueError, match="--frozen names ears: choose from connector, residual_lm, flow_head"):
         train_audio_lm(arguments(data, tmp_path / "other", frozen="ears"))
+
+
+def test_a_residual_lm_learns_to_speak_while_an_adapted_language_model_stays_as_it_is(data, tmp_path):
+    new = {"residual_layers": 1, "residual_hidden_size": 16, "tasks": '{"speak": 1}'}
+    train_audio_lm(arguments(data, tmp_path / "listener", lora_rank=2, learning_rate=1e-2, tasks='{"transcribe": 1}'))
+    options = {"frozen": "connector", "learning_rate": 1e-2, "init_from": str(tmp_path / "listener" / "model"), **new}
+    train_audio_lm(arguments(data, tmp_path / "speaker", **options))
+    before, after = (
+        F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / name / "model").state_dict()
+        for name in ("listener", "speaker")
+    )
+    for name, weight in before.items():
+        if name.startswith(("audio_model.", "connector.", "language_model.")):
+            assert torch.equal(after[name], weight), name
+    assert any("lora_" in name for name in after) and after["residual_lm.residual.weight"].abs().sum() > 0
+    further = speaking_model(arguments(data, tmp_path, **{**options, "init_from": str(tmp_path / "speaker" / "model")}))
+    assert torch.equal(further.state_dict()["residual_lm.residual.weight"], after["residual_lm.residual.weight"])
+    from_stage_1 = speaking_model(arguments(data, tmp_path, **new))
+    assert from_stage_1.residual_lm is not None and from_stage_1.flow_head is not None
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):

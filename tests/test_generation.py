@@ -4,16 +4,17 @@ import torch
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3SpeechRecognitionPipeline
 from modeling_f3.generation_f3 import OPTIONS, audios_by_row
 from modeling_f3.speech_recognition_pipeline import cut_at_pauses
-from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor
+from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor, tiny_residual_config
 from transformers import GenerationConfig, pipeline
 
 
 @pytest.fixture
 def model(tmp_path) -> F3AudioLMForConditionalGeneration:
     """Speaks at random, and hardly ever stops by itself."""
-    speaker = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config())
+    speaker = tiny_audio_lm(tmp_path, flow_config=tiny_flow_config(), residual_config=tiny_residual_config())
     with torch.no_grad():
         torch.nn.init.normal_(speaker.flow_head.velocity.weight, std=0.3)
+        torch.nn.init.normal_(speaker.residual_lm.residual.weight, std=0.3)
         torch.nn.init.constant_(speaker.stop_head.bias, -20.0)
     return speaker
 
@@ -103,10 +104,10 @@ def test_options_of_speech_have_names_of_their_own():
     assert not set(OPTIONS) & vars(GenerationConfig()).keys()
 
 
-def test_where_the_language_model_lies_is_not_saved_among_the_options_of_generation(model, tmp_path):
+def test_what_the_configuration_was_told_is_not_saved_among_the_options_of_generation(model, tmp_path):
     model.save_pretrained(tmp_path / "saved")
-    place = model.config.text_model_name_or_path
-    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved", text_model_name_or_path=place)
+    told = {"text_model_name_or_path": model.config.text_model_name_or_path, "previous_noise_scale": 0.1}
+    loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved", **told)
     loaded.save_pretrained(tmp_path / "again")
     saved, again = ((tmp_path / name / "generation_config.json").read_text() for name in ("saved", "again"))
     assert again == saved and "text_model" not in again
@@ -126,12 +127,12 @@ def test_a_model_in_half_precision_listens_and_speaks(model, tmp_path, dtype):
     assert half.generate(**question, do_sample=False, max_new_tokens=3).shape[1] > question["input_ids"].shape[1]
 
 
-def test_the_language_model_alone_may_be_in_half_precision(model):
+def test_the_language_models_alone_may_be_in_half_precision(model):
     """As it is on CPUs, where all of it is read for every token."""
     question = tiny_processor().apply_transcription_request(noise(400).numpy(), sampling_rate=800)
     said, written = [], []
     for dtype in (torch.float32, torch.float16):
-        model.language_model.to(dtype)
+        model.cast_language_models(dtype)
         said.append(model.generate(**say("hi"), max_new_patches=3, generator=seeds(0)).latents[0])
         written.append(model(**question).logits[0, -1].float())
     assert {parameter.dtype for parameter in model.audio_model.parameters()} == {torch.float32}
@@ -145,6 +146,9 @@ def test_without_a_cap_the_length_of_the_text_is_one(model):
     output = model.generate(**inputs, patches_per_token=1)
     assert output.audio_lengths.tolist() == [(inputs["input_ids"].shape[1] + 25) * 64]
     assert output.finish_reasons == ["length"]
+    script = torch.tensor([[7, 8, 3, 5], [5, 5, 5, 5]])  # the second row writes nothing, as for sounds
+    output = model.generate(**say("hi", "hi"), script_ids=script, patches_per_token=1)
+    assert output.audio_lengths.tolist() == [(3 + 25) * 64, (inputs["input_ids"].shape[1] + 25) * 64]
 
 
 def test_tokens_made_step_by_step_are_those_of_the_whole(model):
@@ -156,19 +160,22 @@ def test_tokens_made_step_by_step_are_those_of_the_whole(model):
     torch.testing.assert_close(torch.cat(embedded[1:], dim=1)[0], whole[:5], atol=1e-4, rtol=0)
 
 
+def learned_states(model, **inputs) -> torch.Tensor:
+    """The states that the losses of speech would be made from."""
+    states = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_speech_losses", lambda ids, hidden, *rest: states.append(hidden) or {})
+        model(**inputs, spoken=torch.ones(1, dtype=torch.bool))
+    return states[0]
+
+
 def test_hidden_states_made_step_by_step_are_those_of_teacher_forcing(model):
     inputs, read, states = say("hi"), model._read, []
-
-    def recorded(*args):
-        state, cache = read(*args)
-        states.append(state)
-        return state, cache
-
-    model._read = recorded
+    model._read = lambda *args: states.append(read(*args)) or states[-1]
     output = model.generate(**inputs, max_new_patches=4)
     placeholder = torch.full((1, 3), model.config.audio_token_id)
     ids = torch.cat([inputs["input_ids"], placeholder], dim=1)
-    forced = model(ids, latents=output.latents[0][None, :6], output_hidden_states=True).hidden_states[-1]
+    forced = learned_states(model, input_ids=ids, latents=output.latents[0][None, :6])
     torch.testing.assert_close(torch.stack(states, dim=1), forced[:, -4:], atol=1e-4, rtol=0)
 
 
@@ -211,7 +218,7 @@ def test_words_are_said_after_the_letters_that_training_puts_before_them(model, 
         in processor.decode(batch["input_ids"][0])
     )
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "latents", "latents_mask")}
-    forced = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    forced = learned_states(model, **inputs)
     before = (batch["input_ids"] == model.config.audio_token_id)[0].nonzero()[:, 0] - 1
     torch.testing.assert_close(torch.cat(conditions), forced[0, before], atol=1e-4, rtol=0)
 
@@ -330,11 +337,10 @@ def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path
         assert layer.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("word_by_word", [False, True])
-def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path, word_by_word):
-    model = tiny_audio_lm(
-        tmp_path, flow_config=tiny_flow_config(), code_loss_weight=0.0, previous_noise_scale=0.0
-    ).train()
+@pytest.mark.parametrize("word_by_word, residual", [(False, None), (True, None), (True, tiny_residual_config())])
+def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path, word_by_word, residual):
+    parts = {"flow_config": tiny_flow_config(), "residual_config": residual}
+    model = tiny_audio_lm(tmp_path, **parts, code_loss_weight=0.0, previous_noise_scale=0.0).train()
     model.config.audio_config.latent_noise_scale = 0.0
     processor = tiny_processor()
     processor.word_by_word = word_by_word
@@ -353,12 +359,16 @@ def test_speech_is_learned_by_heart_and_ends_where_it_ended(tmp_path, word_by_wo
     assert (spoken.latents[0] - voice["latents"]).square().mean() < 0.3
 
 
-def test_the_pipeline_speaks_a_prompt_that_asks_for_it(model):
+def test_the_pipeline_speaks_a_prompt_that_asks_for_it(model, monkeypatch):
     processor = tiny_processor()
     speak = pipeline("text-to-audio", model=model, tokenizer=processor.tokenizer, processor=processor)
     prompt = processor.apply_chat_template([{"role": "user", "content": "hi"}], speak=True, tokenize=False)
     spoken = speak(prompt, generate_kwargs={"max_new_patches": 3})
     assert spoken["audio"].size == 192 and spoken["sampling_rate"] == 800
+    processor.word_by_word, generate, given = True, model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **inputs: given.append(inputs["script_ids"]) or generate(**inputs))
+    speak(processor.apply_chat_template([{"role": "user", "content": "Say: hi"}], speak=True, tokenize=False))
+    assert torch.equal(given[0], processor.apply_speech_request("hi")["script_ids"])
 
 
 def test_the_mode_makes_speech_of_any_prompt(model):

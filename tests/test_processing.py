@@ -141,6 +141,14 @@ def test_what_is_to_be_said_word_by_word_comes_as_a_script():
     start, end = processor.start_token, processor.end_token
     first, second = map(processor.decode, request["script_ids"])
     assert first == f" s o{start} b e{start} i t{start}{end}" and second.startswith(f" o h{start}{end}{end}")
+    talks = [[{"role": "user", "content": content}] for content in ("Say: Hm. Say: so", "Sing.")]
+    asked = processor.apply_chat_template(talks, speak=True)
+    assert list(map(processor.decode, asked["script_ids"])) == [f" s o{start}{end}", end * 6]
+    answered = [*talks[0], {"role": "assistant", "content": "so"}, *talks[1]]
+    assert processor.decode(processor.apply_chat_template(answered, speak=True)["script_ids"][0]) == end
+    assert "script_ids" not in processor.apply_chat_template(talks, add_generation_prompt=True)
+    prompts = processor.apply_chat_template(talks, speak=True, tokenize=False)
+    assert torch.equal(processor(prompts)["script_ids"], asked["script_ids"])
 
 
 def test_sentences_end_where_a_reader_stops():

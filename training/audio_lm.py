@@ -40,13 +40,19 @@ class AudioLMArguments:
     frozen: str = field(
         default="",
         metadata={
-            "help": "comma-separated parts of connector, flow_head, stop_head, representation_head to leave as they are"
+            "help": "comma-separated parts to leave as they are, of connector, residual_lm, flow_head, stop_head and "
+            "representation_head"
         },
     )
     representation_loss_weight: float | None = field(
         default=None,
         metadata={"help": "of telling the next representations, if not that of the model; 0: without that head"},
     )
+    residual_layers: int = field(
+        default=0,
+        metadata={"help": "of a new residual language model, between language model and flow head; 0: no new one"},
+    )
+    residual_hidden_size: int = field(default=384, metadata={"help": "width of a new residual language model"})
     flow_hidden_size: int = field(default=256, metadata={"help": "width of a new flow head"})
     flow_layers: int = field(default=3, metadata={"help": "layers of a new flow head"})
     sources: str = field(default="", metadata={"help": "comma-separated, to train on some sources only"})

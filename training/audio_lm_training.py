@@ -13,7 +13,7 @@ from datasets import Dataset
 from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, PreTrainedModel
 
 from .latents_batches import BatchRandomness, TaskMix
 from .latents_training import held_out_rows, load_rows, run_trainer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LORA_TARGETS = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 SPEECH_LOSSES = ("flow_loss", "stop_loss", "representation_loss")
 # The parts around it that learn, unless they are frozen.
-AROUND = ("connector", "flow_head", "stop_head", "representation_head")
+AROUND = ("connector", "residual_lm", "flow_head", "stop_head", "representation_head")
 
 
 def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel":
@@ -48,8 +48,9 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     named = [name for name, weight in weights.items() if weight > 0]
     mixes = {name: TaskMix(processor, {name: 1.0}, max_frames, voices=voices) for name in named}
     frozen = frozen_parts(arguments.frozen)
-    for part in filter(None, (getattr(model, name) for name in frozen)):  # not every model has every head
-        part.requires_grad_(False)
+    for name in AROUND:
+        if (part := getattr(model, name)) is not None:
+            part.requires_grad_(name not in frozen)  # a model that comes with an adapter has all of them frozen
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank, frozen)
     trainer = run_trainer(
         trained, arguments, train, mix, randomness,
@@ -82,16 +83,31 @@ def held_out_losses(
 def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     """
     The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP. One of stage 2 comes as it
-    is, with its adapter.
+    is, with its adapter. Either gets a residual language model if it is asked for and had none.
     """
     changed = {"text_model_name_or_path": arguments.language_model}
     if arguments.representation_loss_weight is not None:
         changed["representation_loss_weight"] = arguments.representation_loss_weight
+    config = F3AudioLMConfig.from_pretrained(arguments.init_from)
+    residual = config.residual_config
+    if residual is None and arguments.residual_layers:
+        residual = LlamaConfig(
+            vocab_size=1,  # it reads no tokens
+            hidden_size=arguments.residual_hidden_size,
+            intermediate_size=arguments.residual_hidden_size * 8 // 3,
+            num_hidden_layers=arguments.residual_layers,
+            num_attention_heads=max(1, arguments.residual_hidden_size // 64),
+            max_position_embeddings=config.text_config.max_position_embeddings,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        if config.flow_config is not None:
+            changed["residual_config"] = residual
     listener = F3AudioLMForConditionalGeneration.from_pretrained(arguments.init_from, **changed)
     if listener.flow_head is not None and listener.prediction is None:
         listener.audio_model.requires_grad_(False)
         return listener
-    values = {**listener.config.to_dict(), "code_loss_weight": 0.0}
+    values = {**listener.config.to_dict(), "code_loss_weight": 0.0, "residual_config": residual}
     if values["flow_config"] is None:
         values["flow_config"] = {
             "latent_dim": listener.config.audio_config.autoencoder_config.latent_dim,

@@ -151,7 +151,7 @@ def main() -> None:
     print("\n# Transcribe")
     transcribe(model, processor, arguments.input, WORDS if arguments.input == RECORDING else arguments.words)
     print("\n# Speak")
-    model.language_model.half()  # all of it is read for every 80 ms
+    model.cast_language_models(torch.float16)
     speak(model, processor, arguments.say, load_transcript_judge(), arguments.output_dir)
 
 

@@ -58,7 +58,7 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)
     latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
     flow_loss = flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents)))))
-    model.language_model.to(getattr(torch, arguments.language_model_dtype))
+    model.cast_language_models(getattr(torch, arguments.language_model_dtype))
     folder, rate = arguments.output_dir, model.config.sampling_rate
     folder.mkdir(parents=True, exist_ok=True)
 
