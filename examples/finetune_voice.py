@@ -1,12 +1,14 @@
 """
 Your recordings and their texts -> a language model that speaks in that voice, by LoRA.
 
-    python examples/finetune_voice.py --dataset my-voice --text_column text --model runs/speaker/model \\
+    python -m f3_training.align_words --dataset my-voice --output_dir my-voice-aligned
+    python examples/finetune_voice.py --dataset my-voice-aligned --text_column text --model runs/speaker/model \\
         --output_dir runs/my-voice --repo_id me/f3-my-voice
 
 `my-voice` is a folder with the recordings and a `metadata.csv` with the columns `file_name` and `text`, or a dataset of
-the Hub. What is pushed opens with `from_pretrained`: the adapter and the parts around the language model, which itself
-is fetched from where it is. Train on a voice only if its owner agrees.
+the Hub. The first command is for models that speak word by word, and finds out when each word ends. What is pushed opens
+with `from_pretrained`: the adapter and the parts around the language model, which itself is fetched from where it is.
+Train on a voice only if its owner agrees.
 """
 
 from dataclasses import dataclass, field

@@ -24,6 +24,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
         text_config (`dict` or `PreTrainedConfig`): the language model, any causal one of Transformers.
         flow_config (`dict` or [`F3FlowHeadConfig`], *optional*): the flow head; without it the model listens and writes, but
             does not speak.
+        residual_config (`dict` or `PreTrainedConfig`, *optional*): the residual language model between language model and flow
+            head, any causal decoder of Transformers; without it the flow head follows the language model directly.
         text_model_name_or_path (`str`, *optional*): where its weights come from: checkpoints leave them out and
             `from_pretrained` fetches them from here, or from where a call of it says; `None` there changes nothing.
         text_model_revision (`str`, *optional*): revision of that repository.
@@ -46,11 +48,17 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
 
     model_type = "f3_audio_lm"
     auto_classes = ("AutoConfig",)
-    sub_configs = {"audio_config": F3Config, "text_config": AutoConfig, "flow_config": F3FlowHeadConfig}
+    sub_configs = {
+        "audio_config": F3Config,
+        "text_config": AutoConfig,
+        "flow_config": F3FlowHeadConfig,
+        "residual_config": AutoConfig,
+    }
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     flow_config: dict | PreTrainedConfig | None = None
+    residual_config: dict | PreTrainedConfig | None = None
     text_model_name_or_path: str | None = None
     text_model_revision: str | None = None
     save_language_model: bool = False
@@ -74,6 +82,9 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             self.text_config = CONFIG_MAPPING[values["model_type"]](**values)
         if isinstance(self.flow_config, dict):
             self.flow_config = F3FlowHeadConfig(**self.flow_config)
+        if isinstance(self.residual_config, dict):
+            values = {"model_type": "llama", **self.residual_config}
+            self.residual_config = CONFIG_MAPPING[values["model_type"]](**values)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
 
@@ -101,6 +112,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.connector_hidden_size < 1:
             raise ValueError(f"connector_hidden_size must be at least 1, got {self.connector_hidden_size}")
+        if self.residual_config is not None and self.flow_config is None:
+            raise ValueError("residual_config is of a part before the flow head: give flow_config as well")
         if self.flow_config is not None:
             needed = {
                 "condition_size": self.text_config.hidden_size,

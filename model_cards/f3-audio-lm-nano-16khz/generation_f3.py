@@ -238,11 +238,11 @@ class F3SpeechGenerationMixin(GenerationMixin):
         """[B] patches at which a row is cut off: no text takes longer to say."""
         if options.max_new_patches is not None:
             return torch.full((len(input_ids),), options.max_new_patches)
-        if script_ids is None:
-            kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            text_tokens = ((input_ids != self.config.audio_token_id) & (kept != 0)).sum(1)
-        else:
-            text_tokens = (script_ids != self.config.audio_end_token_id).sum(1)
+        kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        text_tokens = ((input_ids != self.config.audio_token_id) & (kept != 0)).sum(1)
+        if script_ids is not None:
+            written = (script_ids != self.config.audio_end_token_id).sum(1)
+            text_tokens = torch.where(written > 0, written, text_tokens)
         return (options.patches_per_token * text_tokens + SPARE_PATCHES).cpu()
 
     def _speech_steps(
@@ -267,7 +267,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
         script = Script.of(self, input_ids, script_ids, options.patches_per_token)
         written, kept = script.write(~script.finished())
         embeds, mask = torch.cat([embeds, self._embed(written, None)], 1), torch.cat([mask, kept.to(mask)], 1)
-        hidden, cache = self._read(embeds, mask, None)
+        cache = SpeechCache()
+        hidden = self._read(embeds, mask, cache)
         speaking = torch.ones(len(input_ids), dtype=torch.bool, device=embeds.device)
         caps = caps.to(embeds.device)
         for count in range(1, int(caps.max()) + 1):
@@ -288,7 +289,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 return
             token = voice.extend(self, patch)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            hidden, cache = self._read(token, mask, cache)
+            hidden = self._read(token, mask, cache)
             ended = torch.sigmoid(self.stop_head(hidden.to(self.stop_head.weight.dtype))[:, 0]) > options.stop_threshold
             turning = script.turning(ended)
             speaking = speaking & (caps > count)
@@ -300,25 +301,31 @@ class F3SpeechGenerationMixin(GenerationMixin):
             if bool(turning.any()):
                 written, kept = script.write(turning)
                 mask = torch.cat([mask, kept.to(mask)], dim=1)
-                after, cache = self._read(self._embed(written, None), mask, cache)
+                after = self._read(self._embed(written, None), mask, cache)
                 hidden = torch.where(turning[:, None], after, hidden)
 
-    def _read(
-        self, embeds: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None
-    ) -> tuple[torch.Tensor, Cache]:
-        """The language model's last hidden state [B, width] after `embeds` [B, n, width]."""
+    def _read(self, embeds: torch.Tensor, attention_mask: torch.Tensor, cache: "SpeechCache") -> torch.Tensor:
+        """The last hidden state [B, width] that speech is made from after `embeds` [B, n, width]; the cache takes them in."""
         positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        given = {"attention_mask": attention_mask, "position_ids": positions, "use_cache": True}
         output = self.language_model.base_model(  # without the head, whose words nobody asks for
-            inputs_embeds=embeds.to(self.language_model.dtype),
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            inputs_embeds=embeds.to(self.language_model.dtype), past_key_values=cache.language_model, **given
         )
-        return output.last_hidden_state[:, -1], output.past_key_values
+        hidden, cache.language_model = output.last_hidden_state, output.past_key_values
+        if self.residual_lm is not None:
+            hidden, cache.residual_lm = self.residual_lm(hidden, embeds, past_key_values=cache.residual_lm, **given)
+        return hidden[:, -1]
 
 
 AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
+
+
+@dataclass
+class SpeechCache:
+    """What the language model and the residual one, if there is one, remember of what they have read."""
+
+    language_model: Cache | None = None
+    residual_lm: Cache | None = None
 
 
 class Script:

@@ -1,7 +1,7 @@
 """Text and audio together: what a person writes and records to what the audio language model reads, and labels for it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from numbers import Real
 from typing import Any
@@ -142,7 +142,8 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask` `[B, L]`, and what the model needs of the audio: `input_values` and
-            `padding_mask`, or `latents` and `latents_mask`.
+            `padding_mask`, or `latents` and `latents_mask`. Where speech begins after the texts, for models that speak word
+            by word, `script_ids` as well.
 
         Raises:
             `ValueError`: when placeholders and audio do not match, and what the feature extractor raises.
@@ -156,7 +157,10 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         self._check_placeholders(texts, len(frames))
         written = iter([self._written_audio(count, {}) for count in frames])
         ids = [self._ids(item, written, special=True) for item in texts]
-        return BatchFeature({**self._padded(ids, padding_side), **heard}, tensor_type=return_tensors)
+        data = {**self._padded(ids, padding_side), **heard}
+        if self.word_by_word and all(item.endswith(self.start_token) for item in texts):
+            data["script_ids"] = self._script_ids(map(self._asked_to_say, texts))
+        return BatchFeature(data, tensor_type=return_tensors)
 
     def apply_chat_template(
         self,
@@ -186,7 +190,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
             speak: end with the beginning of a spoken answer; where the conversation ends in audio of the assistant, with
                 that audio, to be gone on with in the same voice.
             script: what the spoken answer of each conversation says, for models that speak word by word, as `script_ids`
-                `[B, S]`; other models take it from the conversation.
+                `[B, S]`; by default what is asked for in the words of `speech_request`. Other models do without.
             tokenize: return what the model takes, not the text.
             return_labels: add what there is to learn from the assistant: `labels`, the tokens of written answers and -100
                 elsewhere, and `spoken` `[A]`, true for audio in an answer. An answer with audio in it is all spoken.
@@ -222,8 +226,9 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         rows, targets = zip(*(self._row(item, written, add_generation_prompt, continues, speak) for item in batch))
         side = padding_side or ("right" if return_labels else "left")
         data = {**self._padded(rows, side), **heard}
-        if speak and scripts and self.word_by_word:
-            data["script_ids"] = self._script_ids(scripts)
+        if speak and self.word_by_word:
+            prompts = (self._prompt(messages, add_generation_prompt, continues, speak) for messages in batch)
+            data["script_ids"] = self._script_ids(scripts or map(self._asked_to_say, prompts))
         if return_labels:
             data["labels"] = _pad(targets, -100, side)
             spoken = [_spoken(messages) for messages in batch]
@@ -409,7 +414,15 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
         written = (self._announced(word) + self.placeholder_token * share for word, share in zip(words, shares))
         return self.start_token + "".join(written) + self.end_token
 
-    def _script_ids(self, texts: Sequence[str]) -> torch.Tensor:
+    def _asked_to_say(self, prompt: str) -> str:
+        """The text, where the last turn before the spoken answer in a rendered prompt ends in a `speech_request`, else ""."""
+        specials = "|".join(map(re.escape, self.tokenizer.all_special_tokens))
+        text = re.split(specials, prompt.rpartition(self.speech_request(""))[2])[0]
+        request = self.speech_request(text)
+        asked = self._prompt([{"role": "user", "content": request}], False, False, speak=True)
+        return text if prompt.endswith(asked[asked.rindex(request) :]) else ""
+
+    def _script_ids(self, texts: Iterable[str]) -> torch.Tensor:
         """`[B, S]` the words of each text as they are announced, and audio-end tokens after the last one."""
         rows = ["".join(map(self._announced, text.split())) + self.end_token for text in texts]
         ids = self.tokenizer(rows, add_special_tokens=False)["input_ids"]
