@@ -13,7 +13,7 @@ def model(tmp_path) -> F3AudioLMForConditionalGeneration:
 
 
 def spoken(model) -> torch.Tensor:
-    options = {"max_new_patches": 4, "generator": torch.Generator().manual_seed(0)}
+    options = {"max_new_patches": 4, "stop_threshold": 1.0, "generator": torch.Generator().manual_seed(0)}
     return model.generate(**tiny_processor().apply_speech_request("hi"), **options).latents[0]
 
 

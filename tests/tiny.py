@@ -192,11 +192,13 @@ def write_latents(folder: Path, autoencoder: F3AutoencoderModel, rows: dict[str,
 def tiny_residual_config() -> dict:
     """For `tiny_audio_lm(..., flow_config=tiny_flow_config(), residual_config=tiny_residual_config())`."""
     return {
+        "model_type": "qwen2",  # that of no other part: the common tests of Transformers tell parts by their types
         "vocab_size": 1,
         "hidden_size": 16,
         "intermediate_size": 24,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
+        "num_key_value_heads": 2,
         "bos_token_id": None,
         "eos_token_id": None,
     }
