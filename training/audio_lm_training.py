@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from datasets import Dataset
 from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from safetensors.torch import save_file
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .latents_batches import BatchRandomness, TaskMix
 from .latents_training import held_out_rows, load_rows, run_trainer
+from .model_parts import inner_transformer, learn, with_parts_of
 from .prompts import TASKS
 
 
@@ -47,10 +47,7 @@ def train_audio_lm(arguments) -> "F3AudioLMForConditionalGeneration | PeftModel"
     held_out = held_out_rows(validation, arguments)
     named = [name for name, weight in weights.items() if weight > 0]
     mixes = {name: TaskMix(processor, {name: 1.0}, max_frames, voices=voices) for name in named}
-    frozen = frozen_parts(arguments.frozen)
-    for name in AROUND:
-        if (part := getattr(model, name)) is not None:
-            part.requires_grad_(name not in frozen)  # a model that comes with an adapter has all of them frozen
+    frozen = learn({name: getattr(model, name) for name in AROUND}, arguments.frozen)
     trained = model if arguments.lora_rank == 0 else with_lora(model, arguments.lora_rank, frozen)
     trainer = run_trainer(
         trained, arguments, train, mix, randomness,
@@ -85,58 +82,34 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     The model of stage 1 with a flow head, a new one if it had none, and without the heads of RQ-MTP. One of stage 2 comes as it
     is, with its adapter. Either gets a residual language model if it is asked for and had none.
     """
-    changed = {"text_model_name_or_path": arguments.language_model}
+    model = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.init_from, text_model_name_or_path=arguments.language_model
+    )
+    config, changed = model.config, {}
+    if config.code_loss_weight > 0:
+        changed["code_loss_weight"] = 0.0
     if arguments.representation_loss_weight is not None:
         changed["representation_loss_weight"] = arguments.representation_loss_weight
-    config = F3AudioLMConfig.from_pretrained(arguments.init_from)
-    residual = config.residual_config
-    if residual is None and arguments.residual_layers:
-        residual = LlamaConfig(
-            vocab_size=1,  # it reads no tokens
-            hidden_size=arguments.residual_hidden_size,
-            intermediate_size=arguments.residual_hidden_size * 8 // 3,
-            num_hidden_layers=arguments.residual_layers,
-            num_attention_heads=max(1, arguments.residual_hidden_size // 64),
-            max_position_embeddings=config.text_config.max_position_embeddings,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        if config.flow_config is not None:
-            changed["residual_config"] = residual
-    listener = F3AudioLMForConditionalGeneration.from_pretrained(arguments.init_from, **changed)
-    if listener.flow_head is not None and listener.prediction is None:
-        listener.audio_model.requires_grad_(False)
-        return listener
-    values = {**listener.config.to_dict(), "code_loss_weight": 0.0, "residual_config": residual}
-    if values["flow_config"] is None:
-        values["flow_config"] = {
-            "latent_dim": listener.config.audio_config.autoencoder_config.latent_dim,
-            "condition_size": listener.config.text_config.hidden_size,
-            "representation_size": listener.config.connector_hidden_size,
+    if config.flow_config is None:
+        changed["flow_config"] = {
+            "latent_dim": config.audio_config.autoencoder_config.latent_dim,
+            "condition_size": config.text_config.hidden_size,
+            "representation_size": config.connector_hidden_size,
             "hidden_size": arguments.flow_hidden_size,
             "intermediate_size": 3 * arguments.flow_hidden_size,
             "num_hidden_layers": arguments.flow_layers,
             "num_attention_heads": max(1, arguments.flow_hidden_size // 64),
         }
-    model = F3AudioLMForConditionalGeneration(F3AudioLMConfig(**values))
-    kept = {name: weight for name, weight in listener.state_dict().items() if not name.startswith("prediction.")}
-    model.load_state_dict(kept, strict=False)
-    model.generation_config = listener.generation_config
+    if config.residual_config is None and arguments.residual_layers:
+        changed["residual_config"] = inner_transformer(
+            arguments.residual_hidden_size, arguments.residual_layers, config.text_config.max_position_embeddings
+        )
+    if changed:
+        with_parts_of(model, **changed)
     model.audio_model.requires_grad_(False)
+    if model.listener is not None:
+        model.listener.requires_grad_(False)  # what it learns from is not among these tasks
     return model
-
-
-def frozen_parts(names: str) -> tuple[str, ...]:
-    """
-    The parts around the language model that a comma-separated list names.
-
-    Raises:
-        `ValueError`: for another name.
-    """
-    parts = tuple(names.split(",")) if names else ()
-    if unknown := [part for part in parts if part not in AROUND]:
-        raise ValueError(f"--frozen names {', '.join(unknown)}: choose from {', '.join(AROUND)}")
-    return parts
 
 
 def with_lora(model: F3AudioLMForConditionalGeneration, rank: int, frozen: Collection[str] = ()) -> "PeftModel":
