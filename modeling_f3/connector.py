@@ -22,13 +22,23 @@ class F3Connector(nn.Module):
 
     def downsampled(self, representations: torch.Tensor) -> torch.Tensor:
         """r_i [B, ceil(T / 2), connector_hidden_size], what audio tokens are made of; an odd last frame is completed with zeros."""
-        padded = F.pad(representations, (0, 0, 0, -representations.shape[1] % FRAMES_PER_TOKEN))
-        pairs = self.downsample(padded.transpose(1, 2)).transpose(1, 2)
+        pairs = self.downsample(in_pairs(representations).flatten(1, 2).transpose(1, 2)).transpose(1, 2)
         return F.gelu(self.expand(F.gelu(pairs)))
 
     def forward(self, representations: torch.Tensor) -> torch.Tensor:
         """a_i, the audio tokens."""
         return self.output(self.downsampled(representations))
+
+
+def in_pairs(frames: torch.Tensor) -> torch.Tensor:
+    """Frames [A, T, d], two for each audio token [A, ceil(T / 2), 2, d]; an odd last one is completed with zeros."""
+    return F.pad(frames, (0, 0, 0, -frames.shape[1] % FRAMES_PER_TOKEN)).unflatten(1, (-1, FRAMES_PER_TOKEN))
+
+
+def token_mask(latents_mask: torch.Tensor) -> torch.Tensor:
+    """[A, ceil(T / 2)], true on audio tokens, of a mask of latent frames [A, T]."""
+    counts = token_counts(latents_mask.sum(1))
+    return torch.arange(int(token_counts(latents_mask.shape[1])), device=counts.device) < counts[:, None]
 
 
 def token_counts(frames: torch.Tensor) -> torch.Tensor:

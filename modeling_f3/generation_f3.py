@@ -77,6 +77,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         generation_mode: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         script_ids: torch.Tensor | None = None,
+        by_letters: bool = False,
         **kwargs: Any,
     ):
         """
@@ -89,6 +90,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
             generator: of the noise of speech, on the CPU; one, or a list with one for each row.
             script_ids: `[B, S]`, for models that speak word by word: what a row writes before each word that it says, up to
                 the next audio-start token, and audio-end tokens where it has nothing left to say.
+            by_letters: for transcripts: of the answers that the beams have found, return that which the listener, by its letters,
+                and the language model together find likeliest.
             kwargs: what the processor made of the prompt, and options: of `GenerationMixin.generate` for text, the fields
                 of [`SpeechOptions`] for speech.
 
@@ -96,7 +99,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
             What `GenerationMixin.generate` returns, or [`F3SpeechOutput`].
 
         Raises:
-            `ValueError`: when rows ask for different things, the mode contradicts the prompt, or an option is unknown.
+            `ValueError`: when rows ask for different things, the mode contradicts the prompt, an option is unknown, or there is
+                nothing to choose by letters.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
@@ -111,6 +115,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
             elif generation_config.suppress_tokens is None:
                 generation_config = copy.deepcopy(generation_config)
                 generation_config.suppress_tokens = places
+            if by_letters:
+                return self._heard_best(input_ids, generation_config=generation_config, **kwargs)
             return super().generate(input_ids, generation_config=generation_config, **kwargs)
         options = self._speech_options(generation_config, kwargs)
         caps = self._caps(input_ids, kwargs.get("attention_mask"), script_ids, options)
@@ -134,10 +140,43 @@ class F3SpeechGenerationMixin(GenerationMixin):
     def transcription_options(self, input_ids: torch.Tensor) -> dict[str, Any]:
         """
         Options of `generate` for transcripts. Three beams: greedily, what the language model expects wins more often over
-        what it hears. As many tokens as the longest audio in `input_ids` takes, and a few: nobody speaks faster.
+        what it hears; or eight, for a listener to choose from. As many tokens as the longest audio in
+        `input_ids` takes, and a few: nobody speaks faster.
         """
         heard = int((input_ids == self.config.audio_token_id).sum(1).max())
-        return {"do_sample": False, "num_beams": 3, "max_new_tokens": heard + SPARE_TOKENS}
+        options = {"do_sample": False, "num_beams": 3, "max_new_tokens": heard + SPARE_TOKENS}
+        if self.listener is not None:
+            options |= {"num_beams": 8, "by_letters": True}
+        return options
+
+    def _heard_best(self, input_ids: torch.Tensor, generation_config=None, **kwargs: Any) -> torch.Tensor:
+        """
+        Of the answers that the beams find to each row, the likeliest by language model and listener together, the product of
+        both likelihoods; one beam has no choice.
+        """
+        if self.listener is None:
+            raise ValueError(
+                "by_letters needs a listener: give the model's configuration a listener_config, or leave it out"
+            )
+        beams = kwargs.get("num_beams") or (generation_config or self.generation_config).num_beams or 1
+        audio = self._audio(**{name: kwargs.get(name) for name in AUDIO_INPUTS})
+        counts = [] if audio is None else token_counts(audio.latents_mask.sum(1)).tolist()
+        if any(len(row) != 1 for row in audios_by_row(input_ids == self.config.audio_token_id, counts)):
+            raise ValueError("by_letters is for transcripts: each row needs one audio to be written down")
+        if beams == 1:
+            return super().generate(input_ids, generation_config=generation_config, **kwargs)
+        every = {
+            "num_return_sequences": beams,
+            "return_dict_in_generate": True,
+            "output_scores": True,
+            "length_penalty": 0.0,
+        }
+        output = super().generate(input_ids, generation_config=generation_config, **{**kwargs, **every})
+        found = output.sequences.unflatten(0, (-1, beams))
+        answers = found[:, :, input_ids.shape[1] :]
+        heard = self.listener.likelihoods(self.listener(audio), audio.latents_mask.sum(1), answers)
+        best = (output.sequences_scores.unflatten(0, (-1, beams)) + heard.to(output.sequences_scores)).argmax(1)
+        return found[torch.arange(len(found)), best.to(found.device)]
 
     @torch.no_grad()
     def stream_audio(

@@ -13,9 +13,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .connector import F3Connector, token_counts
+from .connector import F3Connector, in_pairs, token_counts, token_mask
 from .generation_f3 import AUDIO_INPUTS, F3SpeechGenerationMixin
 from .latent_bottleneck import draw_noise
+from .listener import F3Listener
 from .model_outputs import F3AudioLMOutput, F3Output
 from .modeling_f3 import F3ForPreTraining, F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .modeling_flow_head import F3FlowHead
@@ -49,6 +50,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.prediction = F3MultiTokenPrediction(config.audio_config) if config.code_loss_weight > 0 else None
+        self.listener = None if config.listener_config is None else F3Listener(config)
         self.residual_lm = self.flow_head = self.stop_head = self.representation_head = None
         if config.residual_config is not None:
             self.residual_lm = F3ResidualLM(config)
@@ -69,6 +71,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             init.normal_(module.end, std=0.02)
             return
         super()._init_weights(module)
+        if module is self.listener:
+            init.zeros_(module.spelling)  # until it learns that of a tokenizer
         if self.residual_lm is not None and module is self.residual_lm.residual:
             init.zeros_(module.weight)  # at first, nothing is added
 
@@ -218,9 +222,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         )
 
     def _audio_tokens(self, output: F3Output) -> torch.Tensor:
-        tokens = self.connector(output.last_hidden_state)
-        counts = token_counts(output.latents_mask.sum(1))
-        return tokens[torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]]
+        return self.connector(output.last_hidden_state)[token_mask(output.latents_mask)]
 
     @can_return_tuple
     def forward(
@@ -369,14 +371,9 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         begins = torch.cat([owner.new_ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])
 
-        tokens = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
-        odd = -audio.latents.shape[1] % FRAMES_PER_TOKEN
-
-        def in_patches(frames: torch.Tensor) -> torch.Tensor:
-            return F.pad(frames, (0, 0, 0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN))[tokens]
-
-        patches = in_patches(audio.latents)
-        complete = F.pad(audio.latents_mask, (0, odd)).unflatten(1, (-1, FRAMES_PER_TOKEN)).all(-1)[tokens]
+        tokens = token_mask(audio.latents_mask)
+        patches = in_pairs(audio.latents)[tokens]
+        complete = in_pairs(audio.latents_mask.unsqueeze(-1))[tokens].flatten(1).all(1)
         representations = self.connector.downsampled(audio.last_hidden_state)[tokens].detach()
         previous = patches.roll(1, 0)
         if self.training:
@@ -399,7 +396,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             "stop_loss": _mean_of_means(stop, owner[said], rows),
         }
         if self.representation_head is not None:
-            heard = in_patches(audio.last_hidden_state)[learned].detach().float()
+            heard = in_pairs(audio.last_hidden_state)[tokens][learned].detach().float()
             told = self.representation_head(before[learned].to(self.representation_head.weight.dtype)).float()
             wanted = F.layer_norm(heard, heard.shape[-1:]).flatten(1)
             errors = (told - wanted).square().mean(1)

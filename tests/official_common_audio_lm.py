@@ -13,7 +13,14 @@ import torch
 from modeling_f3 import F3AudioLMConfig, F3AudioLMForConditionalGeneration, F3FlowHead, F3FlowHeadConfig
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
-from tiny import noise, tiny_flow_config, tiny_language_model, tiny_residual_config, tiny_tokenizer_config
+from tiny import (
+    noise,
+    tiny_flow_config,
+    tiny_language_model,
+    tiny_listener_config,
+    tiny_residual_config,
+    tiny_tokenizer_config,
+)
 
 
 # What does not apply. Every entry must exist upstream, and nothing else is skipped by us.
@@ -40,6 +47,7 @@ class AudioLMTester:
             text_config=tiny_language_model().config,
             flow_config=tiny_flow_config(),
             residual_config=tiny_residual_config(),
+            listener_config=tiny_listener_config(),
             connector_hidden_size=20,
             audio_start_token_id=250,
             audio_token_id=251,
@@ -78,8 +86,8 @@ class F3AudioLMTest(ModelTesterMixin, unittest.TestCase):
 
     def test_config(self):
         values = json.loads(self.model_tester.get_config().to_json_string())
-        names = ("audio_config", "text_config", "flow_config", "residual_config", "connector_hidden_size")
-        names += ("audio_start_token_id", "audio_token_id", "audio_end_token_id")
+        names = ("audio_config", "text_config", "flow_config", "residual_config", "listener_config")
+        names += ("connector_hidden_size", "audio_start_token_id", "audio_token_id", "audio_end_token_id")
         ConfigTester(
             self,
             config_class=F3AudioLMConfig,

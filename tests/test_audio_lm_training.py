@@ -11,10 +11,12 @@ from f3_training.audio_lm import AudioLMArguments
 from f3_training.audio_lm_training import speaking_model, train_audio_lm, with_lora
 from f3_training.latents_batches import TaskMix
 from f3_training.prompts import TASKS, conversation
+from f3_training.representation import RepresentationArguments
+from f3_training.representation_training import train_representation
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3Processor
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import noise, tiny_audio_lm, tiny_model, tiny_processor, write_latents
 
 
@@ -236,6 +238,50 @@ def test_a_residual_lm_learns_to_speak_while_an_adapted_language_model_stays_as_
     assert torch.equal(further.state_dict()["residual_lm.residual.weight"], after["residual_lm.residual.weight"])
     from_stage_1 = speaking_model(arguments(data, tmp_path, **new))
     assert from_stage_1.residual_lm is not None and from_stage_1.flow_head is not None
+
+
+def test_a_listener_learns_letters_while_all_else_stays_as_it_is(data, tmp_path):
+    """Stage 1 after stage 2: a model with an adapter that writes and speaks gets a listener."""
+    tasks = '{"transcribe": 1, "speak": 1}'
+    train_audio_lm(arguments(data, tmp_path / "adapted", lora_rank=2, learning_rate=1e-2, tasks=tasks))
+    options = {
+        "latents": [str(data / "latents")], "batch_size": 4, "warmup_steps": 0, "evaluation_steps": 20, "bf16": False,
+        "max_steps": 20, "learning_rate": 1e-2, "code_loss_weight": 0.0, "text_loss_weight": 0.0,
+        "letter_loss_weight": 1.0, "frozen": "encoder,connector",
+    }  # fmt: skip
+    new = {"listener_layers": 1, "listener_hidden_size": 16}
+    folders = [tmp_path / name for name in ("adapted", "once", "twice")]
+    for before, folder, more in zip(folders, folders[1:], (new, {})):
+        given = {**options, **more, "init_from": str(before / "model"), "output_dir": str(folder)}
+        train_representation(RepresentationArguments(**given))
+    once, twice = (json.loads((folder / "history.json").read_text()) for folder in folders[1:])
+    assert once[-1]["letters_loss"] < 0.8 * once[0]["letters_loss"]
+    assert twice[0]["letters_loss"] == pytest.approx(once[-1]["letters_loss"], rel=1e-3)
+    before, after = (
+        F3AudioLMForConditionalGeneration.from_pretrained(folders[index] / "model").state_dict() for index in (0, 2)
+    )
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"listener"}
+    speaking = speaking_model(arguments(data, tmp_path, init_from=str(folders[2] / "model")))
+    assert not any(weight.requires_grad for weight in speaking.listener.parameters())
+
+
+def test_a_checkpoint_with_an_adapter_that_lacks_weights_of_the_rest_is_refused(data, tmp_path):
+    train_audio_lm(arguments(data, tmp_path, lora_rank=2, tasks='{"transcribe": 1}'))
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: weight for name, weight in weights.items() if name != "connector.output.bias"},
+              tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(RuntimeError, match="lacks 1 weights of .*connector.output.bias"):
+        F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "model")
+
+
+def test_a_model_that_speaks_without_an_adapter_can_get_a_residual_lm(data, tmp_path):
+    train_audio_lm(arguments(data, tmp_path / "speaker", tasks='{"speak": 1}'))
+    given = {"init_from": str(tmp_path / "speaker" / "model"), "residual_layers": 1, "residual_hidden_size": 16}
+    before = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "speaker" / "model").state_dict()
+    after = speaking_model(arguments(data, tmp_path, **given)).state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"residual_lm"}
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):

@@ -124,6 +124,12 @@ def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
     }
 
 
+@pytest.mark.parametrize("given", [{"frozen": "encoder"}, {"listener_layers": 1}])
+def test_parts_of_an_audio_language_model_are_refused_without_one(data, tmp_path, given):
+    with pytest.raises(ValueError, match="pass one as --init_from"):
+        train_representation(arguments(data, tmp_path, **given))
+
+
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(data, tmp_path):
     crops = {"max_seconds": 0.2}
     train_representation(arguments(data, tmp_path / "whole", **crops))

@@ -204,6 +204,11 @@ def tiny_residual_config() -> dict:
     }
 
 
+def tiny_listener_config() -> dict:
+    """For `tiny_audio_lm(..., listener_config=tiny_listener_config())`."""
+    return {**tiny_residual_config(), "model_type": "qwen3", "head_dim": 8}
+
+
 def tiny_flow_config() -> dict:
     """For `tiny_audio_lm(..., flow_config=tiny_flow_config())`."""
     return {

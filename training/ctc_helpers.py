@@ -8,10 +8,12 @@ heard anything repeats the sentence.
 
 import re
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
-from modeling_f3.connector import token_counts
+from modeling_f3.connector import token_mask
+from modeling_f3.model_outputs import F3Output
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_f3 import F3Model
 from torch import nn
@@ -106,6 +108,7 @@ class CTCHelper:
         head: from features to scores, first the blank's.
         weight: of the loss.
         own_weight: of the loss that the model has without the helper; at zero, training does not compute it.
+        features: what is scored, of the output of the tokenizer; by default its representations.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class CTCHelper:
         head: nn.Module,
         weight: float,
         own_weight: float = 1.0,
+        features: Callable[[F3Output], torch.Tensor] = attrgetter("last_hidden_state"),
     ):
-        self.model, self.name = model, name
+        self.model, self.name, self.features = model, name, features
         self.weight, self.own_weight = weight, own_weight
         self.wanted = self.heard = None
         model.add_module(self.head_name, head)
@@ -153,15 +157,15 @@ class CTCHelper:
 
     def _add_loss(self, module, inputs: tuple, output) -> None:
         if self.wanted is not None:
-            losses = self._losses(self.heard.last_hidden_state, self.heard.latents_mask.sum(1))
+            losses = self._losses(self.heard)
             for name, loss in zip(self.loss_names, losses, strict=True):
                 setattr(output, name, loss)
             own = 0.0 if output.loss is None else self.own_weight * output.loss
             output.loss = own + self.weight * sum(losses)
         self.wanted = self.heard = None
 
-    def _losses(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (self._ctc(self._scores(features), lengths),)
+    def _losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
+        return (self._ctc(self._scores(self.features(heard)), heard.latents_mask.sum(1)),)
 
     def _scores(self, features: torch.Tensor) -> torch.Tensor:
         return getattr(self.model, self.head_name)(features).float()
@@ -198,9 +202,8 @@ class TokensHelper(CTCHelper):
     def loss_names(self) -> tuple[str, ...]:
         return (*super().loss_names, "embedding_distance")
 
-    def _losses(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        audio_tokens, counts = self.model.connector(features), token_counts(lengths)
+    def _losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
+        audio_tokens, kept = self.model.connector(heard.last_hidden_state), token_mask(heard.latents_mask)
         scores = self._scores(audio_tokens)
         distances = getattr(self.model, self.head_name).distance(audio_tokens, scores)
-        heard = torch.arange(distances.shape[1], device=distances.device) < counts[:, None]
-        return self._ctc(scores, counts), distances[heard].mean()
+        return self._ctc(scores, kept.sum(1)), distances[kept].mean()

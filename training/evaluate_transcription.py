@@ -4,8 +4,9 @@ Word error rate of an audio language model on the speech of datasets, by source.
     python -m f3_training.evaluate_transcription --model runs/joint/model --datasets data/f3mix data/speech \\
         --output_dir results/transcription
 
-Rows of one language with a text, in random, reproducible order. Answers are found by beams. Writes `transcription.json` (counts and
-rates), `transcription.jsonl` (every text beside what was written) and `transcription.md` (the table, also printed).
+Rows of one language with a text, in random, reproducible order. Answers are found by beams, and chosen by letters where the
+model has a listener. Writes `transcription.json` (counts and rates), `transcription.jsonl` (every text beside what was written)
+and `transcription.md` (the table, also printed).
 """
 
 import argparse
@@ -61,7 +62,8 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
             "language": arguments.language,
             "seed": arguments.seed,
             "max_items": arguments.max_items,
-            "num_beams": arguments.num_beams,
+            "num_beams": arguments.num_beams or model.transcription_options(torch.zeros(1, 1))["num_beams"],
+            "chosen_by": "language model" if model.listener is None else "language model and listener",
         },
         "sources": {name: totals(group) for name, group in by_source(records)},
         "all": totals(records),
@@ -91,13 +93,19 @@ def texts_in(path: str, arguments: argparse.Namespace):
 
 @torch.inference_mode()
 def transcripts(
-    model: F3AudioLMForConditionalGeneration, processor: F3Processor, rows: list[dict], language: str, num_beams: int
+    model: F3AudioLMForConditionalGeneration,
+    processor: F3Processor,
+    rows: list[dict],
+    language: str,
+    num_beams: int | None,
 ) -> list[str]:
     """What the model writes down for each row."""
     rate = processor.feature_extractor.sampling_rate
     waveforms = [decode_audio(row["audio"], rate) for row in rows]
     inputs = processor.apply_transcription_request(waveforms, language=LANGUAGES[language], sampling_rate=rate)
-    options = {**model.transcription_options(inputs["input_ids"]), "num_beams": num_beams}
+    options = model.transcription_options(inputs["input_ids"])
+    if num_beams is not None:
+        options["num_beams"] = num_beams
     written = model.generate(**inputs.to(model.device), **options)
     answers = written[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
@@ -118,8 +126,8 @@ def totals(records: list[dict]) -> dict:
 def markdown(report: dict) -> str:
     """The table."""
     text = (
-        "Word error rate of {model} (language model {language_model}), number of beams {num_beams}, split {split}, language "
-        "{language}, at most {max_items} recordings of each source, seed {seed}."
+        "Word error rate of {model} (language model {language_model}), number of beams {num_beams}, chosen by {chosen_by}, "
+        "split {split}, language {language}, at most {max_items} recordings of each source, seed {seed}."
     ).format(**report["conditions"])
     lines = ["# Transcription", "", text, "", "| source | recordings | words | WER (%) |", "|---|---|---|---|"]
     for name, part in [*report["sources"].items(), ("all", report["all"])]:
@@ -136,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", choices=sorted(LANGUAGES), default="en")
     parser.add_argument("--max_items", type=int, default=200, help="of each source of a dataset")
     parser.add_argument("--max_seconds", type=float, default=20.0, help="longer recordings are left out")
-    parser.add_argument("--num_beams", type=int, default=3, help="as in the pipeline; 1 is greedy")
+    parser.add_argument("--num_beams", type=int, help="if not as many as in the pipeline; 1 is greedy")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")

@@ -36,10 +36,23 @@ class RepresentationArguments:
         default=1.0, metadata={"help": "of RQ-MTP beside a language model or letters; at zero it is left out"}
     )
     letter_loss_weight: float = field(
-        default=0.0, metadata={"help": "of CTC on the letters of the texts, a helper that is thrown away"}
+        default=0.0,
+        metadata={"help": "of CTC on the letters of the texts, by a head that is thrown away, or by the listener"},
     )
     token_loss_weight: float = field(
         default=0.0, metadata={"help": "of CTC on the language model's tokens, a helper of the connector"}
+    )
+    listener_layers: int = field(
+        default=0,
+        metadata={"help": "of a new listener, which hears the letters of what is said; 0: no new one"},
+    )
+    listener_hidden_size: int = field(default=384, metadata={"help": "width of a new listener"})
+    frozen: str = field(
+        default="",
+        metadata={
+            "help": "comma-separated parts of an audio language model to leave as they are, of encoder, connector, listener "
+            "and prediction"
+        },
     )
     tasks: str = field(
         default='{"transcribe": 1, "caption": 1, "kind": 0.2}',

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from configuration_f3.configuration_f3 import F3Config
 from datasets import Dataset
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from feature_extraction_f3.processing_f3 import F3Processor
+from modeling_f3.listener import LETTERS
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from modeling_f3.modeling_f3 import F3ForPreTraining
@@ -20,11 +22,14 @@ from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper,
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from .latents_cache import latents_of
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
+from .model_parts import inner_transformer, learn, with_parts_of
 from .muon import MuonWithAdamW, hidden_matrices
 from .representation_report import held_out_scores
 
 
-ENDS = ("projection", "prediction", "letters_head", "tokens_head")  # first and last layers
+# first and last layers
+ENDS = ("projection", "prediction", "representations", "latents", "letters", "letters_head", "tokens_head")
+AROUND = ("connector", "listener", "prediction")  # what stage 1 trains beside the encoder, unless it is frozen
 CALIBRATION_FRAMES = 90_000  # an hour, for the statistics of the quantiser
 
 
@@ -81,7 +86,9 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
         raise ValueError("pass either --autoencoder, for a new encoder, or --init_from, a model to go on with")
     given = None if arguments.init_from is None else AutoConfig.from_pretrained(arguments.init_from)
     if isinstance(given, F3AudioLMConfig):
-        return _listener(arguments), F3Processor.from_pretrained(arguments.init_from)
+        return _audio_language_model(arguments), F3Processor.from_pretrained(arguments.init_from)
+    if arguments.frozen or arguments.listener_layers:
+        raise ValueError("--frozen and --listener_layers are about audio language models: pass one as --init_from")
     if arguments.language_model is None:
         if arguments.code_loss_weight != 1 and arguments.letter_loss_weight == 0:
             raise ValueError("--code_loss_weight weighs RQ-MTP against other losses, and there are none")
@@ -104,14 +111,23 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
     return model, processor
 
 
-def _listener(arguments) -> F3AudioLMForConditionalGeneration:
-    """A model that has its language model and connector already."""
-    return F3AudioLMForConditionalGeneration.from_pretrained(
-        arguments.init_from,
-        text_loss_weight=arguments.text_loss_weight,
-        code_loss_weight=arguments.code_loss_weight,
-        text_model_name_or_path=arguments.language_model,
+def _audio_language_model(arguments) -> F3AudioLMForConditionalGeneration:
+    """A model that has its language model and connector already, and gets a listener if one is asked for and it had none."""
+    model = F3AudioLMForConditionalGeneration.from_pretrained(
+        arguments.init_from, text_model_name_or_path=arguments.language_model
     )
+    changed = {"text_loss_weight": arguments.text_loss_weight, "code_loss_weight": arguments.code_loss_weight}
+    if model.config.listener_config is None and arguments.listener_layers:
+        changed["listener_config"] = inner_transformer(
+            arguments.listener_hidden_size, arguments.listener_layers, model.config.text_config.max_position_embeddings
+        )
+    with_parts_of(model, **changed)
+    if "listener_config" in changed:
+        model.listener.learn_spelling(AutoTokenizer.from_pretrained(arguments.init_from))
+    model.requires_grad_(False)
+    parts = {"encoder": model.audio_model.encoder, **{name: getattr(model, name) for name in AROUND}}
+    learn(parts, arguments.frozen)
+    return model
 
 
 def _tokenizer(arguments) -> F3ForPreTraining:
@@ -128,13 +144,19 @@ def ctc_helpers(
 ) -> list[tuple[CTCUnits, CTCHelper]]:
     """Those with a weight, attached to the model, and their units."""
     tokenizer = model.model if processor is None else model.audio_model
-    helpers = []
+    listener, helpers = getattr(model, "listener", None), []
     if arguments.letter_loss_weight > 0:
-        letters = CTCUnits("letters", spelled, texts)
-        head = nn.Linear(tokenizer.config.hidden_size, 1 + len(letters.vocabulary))
+        letters = CTCUnits("letters", spelled, texts if listener is None else [" ".join(LETTERS.strip())])
+        head, features = (
+            nn.Linear(tokenizer.config.hidden_size, 1 + len(letters.vocabulary)),
+            attrgetter("last_hidden_state"),
+        )
+        if listener is not None:  # which stays, with its own head
+            head, features = nn.Identity(), listener
         # an audio language model weighs its losses itself
         own_weight = arguments.code_loss_weight if processor is None else 1.0
-        helper = CTCHelper(model, tokenizer, letters.name, head, arguments.letter_loss_weight, own_weight=own_weight)
+        weight = arguments.letter_loss_weight
+        helper = CTCHelper(model, tokenizer, letters.name, head, weight, own_weight, features)
         helpers.append((letters, helper))
     if arguments.token_loss_weight > 0:
         if processor is None:

@@ -26,6 +26,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             does not speak.
         residual_config (`dict` or `PreTrainedConfig`, *optional*): the residual language model between language model and flow
             head, any causal decoder of Transformers; without it the flow head follows the language model directly.
+        listener_config (`dict` or `PreTrainedConfig`, *optional*): the transformer of the listener, which chooses among
+            transcripts by the letters that it hears, any decoder of Transformers; without it the likeliest one is written.
         text_model_name_or_path (`str`, *optional*): where its weights come from: checkpoints leave them out and
             `from_pretrained` fetches them from here, or from where a call of it says; `None` there changes nothing.
         text_model_revision (`str`, *optional*): revision of that repository.
@@ -53,12 +55,14 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
         "text_config": AutoConfig,
         "flow_config": F3FlowHeadConfig,
         "residual_config": AutoConfig,
+        "listener_config": AutoConfig,
     }
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     flow_config: dict | PreTrainedConfig | None = None
     residual_config: dict | PreTrainedConfig | None = None
+    listener_config: dict | PreTrainedConfig | None = None
     text_model_name_or_path: str | None = None
     text_model_revision: str | None = None
     save_language_model: bool = False
@@ -82,9 +86,10 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             self.text_config = CONFIG_MAPPING[values["model_type"]](**values)
         if isinstance(self.flow_config, dict):
             self.flow_config = F3FlowHeadConfig(**self.flow_config)
-        if isinstance(self.residual_config, dict):
-            values = {"model_type": "llama", **self.residual_config}
-            self.residual_config = CONFIG_MAPPING[values["model_type"]](**values)
+        for name in ("residual_config", "listener_config"):
+            if isinstance(getattr(self, name), dict):
+                values = {"model_type": "llama", **getattr(self, name)}
+                setattr(self, name, CONFIG_MAPPING[values["model_type"]](**values))
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
 

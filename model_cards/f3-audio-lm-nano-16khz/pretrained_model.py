@@ -32,6 +32,11 @@ class F3PreTrainedModel(HubCodeMixin, PreTrainedModel):
         super().post_init()
         self.freeze()
 
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        # what `from_pretrained` tells of a model with an adapter is about the adapter alone
+        self._missing_weights = sorted(loading_info.missing_keys)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
@@ -55,9 +60,11 @@ class F3PreTrainedModel(HubCodeMixin, PreTrainedModel):
             ) from error
         model.fill_missing(**{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
         model.freeze()
+        missing = vars(model).pop("_missing_weights")
         if output_loading_info:
-            return model, info
-        missing = sorted(info["missing_keys"]) if kwargs.get("state_dict") is None else []
+            return model, {**info, "missing_keys": info["missing_keys"] | set(missing)}
+        if kwargs.get("state_dict") is not None:
+            return model
         if model.base_model is not model:
             missing = [name for name in missing if name.startswith(f"{cls.base_model_prefix}.")]
         if missing:
