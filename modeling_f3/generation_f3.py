@@ -171,7 +171,12 @@ class F3SpeechGenerationMixin(GenerationMixin):
             "output_scores": True,
             "length_penalty": 0.0,
         }
-        output = super().generate(input_ids, generation_config=generation_config, **{**kwargs, **every})
+        if generation_config is None:
+            kwargs |= every
+        else:
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.update(**every)
+        output = super().generate(input_ids, generation_config=generation_config, **kwargs)
         found = output.sequences.unflatten(0, (-1, beams))
         answers = found[:, :, input_ids.shape[1] :]
         heard = self.listener.likelihoods(self.listener(audio), audio.latents_mask.sum(1), answers)

@@ -5,6 +5,7 @@ from modeling_f3 import F3AudioLMForConditionalGeneration
 from modeling_f3.listener import LETTERS
 from modeling_f3.model_outputs import F3Output
 from tiny import noise, tiny_audio_lm, tiny_listener_config, tiny_processor, tiny_text_tokenizer
+from transformers import GenerationConfig
 
 
 @pytest.fixture
@@ -112,6 +113,14 @@ def test_transcripts_are_chosen_by_letters_where_there_is_a_listener(model):
     assert written.shape[0] == 1 and written.shape[1] > asked["input_ids"].shape[1]
     model.listener = None
     assert "by_letters" not in model.transcription_options(asked["input_ids"])
+
+
+def test_a_generation_config_holds_as_it_is_given(model):
+    options = {"num_beams": 4, "max_new_tokens": 5, "do_sample": False}
+    given = GenerationConfig(**options)
+    found = model.generate(**request(400), generation_config=given, by_letters=True)
+    assert torch.equal(found, model.generate(**request(400), **options, by_letters=True))
+    assert given.num_return_sequences != 4 and not given.return_dict_in_generate
 
 
 def test_what_cannot_be_chosen_by_letters_is_refused(model):
