@@ -14,6 +14,7 @@ from f3_training.evaluate_transcription import build_parser as transcription_par
 from f3_training.evaluate_transcription import evaluate_transcription, texts_in, transcripts
 from f3_training.judges import Judges
 from f3_training.reconstruction_metrics import UndefinedScoreError
+from peft import LoraConfig
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_model, tiny_processor, write_latents
 
 
@@ -53,6 +54,28 @@ def test_the_word_error_rate_is_that_of_the_answers(folder, tmp_path, monkeypatc
     records = [json.loads(line) for line in (tmp_path / "transcription.jsonl").read_text().splitlines()]
     assert {record["text"]: record["written"] for record in records} == answers
     assert str(folder) not in (tmp_path / "transcription.json").read_text()
+
+
+def test_the_frozen_language_model_writes_without_the_adapter(tmp_path, folder, monkeypatch):
+    model = tiny_audio_lm(tmp_path)
+    ids = torch.tensor([[70, 71, 72]])
+    before = model.language_model(ids).logits
+    model.add_adapter(LoraConfig(target_modules=r"language_model\..*q_proj", r=2, init_lora_weights=False))
+    model.save_pretrained(tmp_path / "speaker")
+    tiny_processor().save_pretrained(tmp_path / "speaker")
+    seen = []
+
+    def look(model, processor, rows, language, num_beams):
+        seen.append(model.language_model(ids).logits)
+        return [row["text"] for row in rows]
+
+    monkeypatch.setattr("f3_training.evaluate_transcription.transcripts", look)
+    for more in ([], ["--frozen_language_model"]):
+        options = ["--model", tmp_path / "speaker", "--datasets", folder / "dataset", "--output_dir", tmp_path, *more]
+        evaluate_transcription(transcription_parser().parse_args([str(option) for option in options]))
+    assert (seen[0] - before).abs().max() > 1e-3
+    torch.testing.assert_close(seen[-1], before)
+    assert "frozen language model" in (tmp_path / "transcription.md").read_text()
 
 
 def arguments_of_transcription(folder, output, *more: str):

@@ -1,7 +1,12 @@
+import itertools
+import re
+
 import pytest
 import torch
+import torch.nn.functional as F
 from f3_training.ctc_helpers import CTCUnits, spelled
-from modeling_f3 import F3AudioLMForConditionalGeneration
+from modeling_f3 import F3AudioLMForConditionalGeneration, letter_prefixes
+from modeling_f3.letter_prefixes import LETTER_WEIGHT, LETTER_WORTH, LetterPrefixes
 from modeling_f3.listener import LETTERS
 from modeling_f3.model_outputs import F3Output
 from tiny import noise, tiny_audio_lm, tiny_listener_config, tiny_processor, tiny_text_tokenizer
@@ -19,11 +24,6 @@ def request(*lengths: int):
     """What is asked about one recording of each length."""
     recordings = [noise(length, seed=length).numpy() for length in lengths]
     return tiny_processor().apply_transcription_request(recordings, sampling_rate=800)
-
-
-def spell(model, text: str) -> str:
-    ids = torch.tensor(tiny_text_tokenizer().encode(text), dtype=torch.long)
-    return "".join(LETTERS[number - 1] for number in model.listener.spelled(ids).tolist())
 
 
 def heard(*texts: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,51 +58,78 @@ def test_a_padded_batch_gives_what_single_items_give(model):
         torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("text", ["Don't!  Stop - here.", " leading", "caf\u00e9 24 A", "?", ""])
-def test_what_is_written_is_spelled_as_what_is_learned(model, text):
+def prefixes(scores: torch.Tensor, frames: torch.Tensor, model, **options) -> LetterPrefixes:
+    given = {"prompt_length": 0, "end_token_ids": [tiny_text_tokenizer().eos_token_id], "max_length": 50} | options
+    return LetterPrefixes(scores, frames, model.listener.spelling, **given)
+
+
+@pytest.mark.parametrize("text", ["aa", "a b", "b", "ab"])
+def test_a_prefix_is_as_likely_as_all_paths_that_begin_with_it(model, text):
+    scores = noise(1, 5, 1 + len(LETTERS), seed=3).mul(3)
+    wanted = [LETTERS.index(letter) + 1 for letter in text]
+    kept = [0, *(LETTERS.index(letter) + 1 for letter in " abc")]
+    scores[:, :, [number for number in range(1 + len(LETTERS)) if number not in kept]] = -20.0
+    scores, frames = scores.log_softmax(-1), torch.tensor([4])  # the fifth is padding
+    begun, all_of_it = torch.tensor(0.0), torch.tensor(0.0)
+    for path in itertools.product(kept, repeat=4):
+        said = [number for number, _ in itertools.groupby(path) if number]
+        chance = sum(scores[0, place, number] for place, number in enumerate(path)).exp()
+        begun = begun + chance * (said[: len(wanted)] == wanted)
+        all_of_it = all_of_it + chance * (said == wanted)
+    following = prefixes(scores, frames, model)
+    written = following.empty(torch.tensor([0]))
+    for token in tiny_text_tokenizer().encode(text):
+        written = following._write(written, torch.tensor([token]))
+    torch.testing.assert_close(written.likelihood.exp(), begun[None], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(following.whole(written).exp(), all_of_it[None], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("text", ["she saw it", "Don't!  Stop - here.", " too", "?", "", "zzzz"])
+def test_scores_of_an_answer_sum_to_both_likelihoods_and_the_worth_of_its_letters(model, monkeypatch, text):
     """The listener learns `spelled` texts, by the numbers of their letters, and reads tokens."""
+    monkeypatch.setattr(letter_prefixes, "CHOICES", len(model.listener.spelling))
     units = CTCUnits("letters", spelled, [" ".join(LETTERS.strip())])
     assert units.vocabulary == list(LETTERS)
-    learned = "".join(LETTERS[number - 1] for number in units(text))
-    assert spell(model, text) == " ".join(learned.split())  # a word of digits alone leaves two spaces
+    letters = torch.tensor(units(text), dtype=torch.long)
+    scores, frames = noise(1, 60, 1 + len(LETTERS), seed=5).log_softmax(-1), torch.tensor([50])
+    answer = torch.tensor([*tiny_text_tokenizer().encode(text), tiny_text_tokenizer().eos_token_id])
+    following, total = prefixes(scores, frames, model), torch.zeros(())
+    for place, token in enumerate(answer.tolist()):
+        written = noise(1, len(model.listener.spelling), seed=place).log_softmax(-1)
+        total = total + following(answer[None, :place], written)[0, token] - written[0, token]
+    likelihood = -F.ctc_loss(scores[0], letters, frames[0], torch.tensor(len(letters)), reduction="sum")
+    torch.testing.assert_close(total, LETTER_WEIGHT * likelihood + LETTER_WORTH * len(letters), atol=1e-3, rtol=1e-4)
 
 
-def test_the_text_that_is_heard_is_likelier_than_others(model):
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_what_is_heard_is_written(model, monkeypatch, num_beams):
+    texts = ["she saw it", "he saw"]
+    scores, frames = heard(*texts)
+    hop = model.config.audio_config.autoencoder_config.hop_length
+    asked = request(*(hop * int(length) for length in frames))
+    model.language_model.get_output_embeddings().weight.data.zero_()  # which has no preference
+    monkeypatch.setattr(model.listener, "forward", lambda audio: (20 * scores).log_softmax(-1))
+    written = model.generate(**asked, num_beams=num_beams, max_new_tokens=20, do_sample=False, by_letters=True)
+    answers = tiny_text_tokenizer().batch_decode(written[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [" ".join(re.findall("[a-z]+", answer.lower())) for answer in answers] == texts
+
+
+def test_an_answer_that_is_cut_off_pays_for_what_it_leaves_out(model):
     tokenizer = tiny_text_tokenizer()
-    texts = ["he saw it", "she saw it", "he saw", "", "much longer than all that is heard in so few frames"]
-    answers = [[torch.tensor(tokenizer.encode(text), dtype=torch.long) for text in texts]] * 2
-    likelihoods = model.listener.likelihoods(*heard("she saw it", "he saw"), answers)
-    assert likelihoods.argmax(1).tolist() == [1, 2]
-    assert likelihoods[0, 4] == -torch.inf and likelihoods[:, :4].isfinite().all()
-
-
-def test_of_the_answers_of_all_beams_the_one_that_is_heard_is_returned(model):
-    asked, options = request(400, 300), {"num_beams": 4, "max_new_tokens": 5, "do_sample": False}
-    start = asked["input_ids"].shape[1]
-    detailed = {
-        "num_return_sequences": 4,
-        "length_penalty": 0.0,
-        "return_dict_in_generate": True,
-        "output_scores": True,
-    }
-    found = model.generate(**asked, **options, **detailed)
-    every, written = found.sequences.unflatten(0, (2, 4)), found.sequences_scores.unflatten(0, (2, 4))
-    audio = model.audio_model(asked["input_values"], asked["padding_mask"])
-    chosen = []
-    for sureness in (1.0, 20.0):
-        with torch.no_grad():
-            model.listener.letters.weight.mul_(sureness)
-        heard = model.listener.likelihoods(model.listener(audio), audio.latents_mask.sum(1), every[:, :, start:])
-        chosen.append((written + heard).argmax(1))
-        assert torch.equal(model.generate(**asked, **options, by_letters=True), every[torch.arange(2), chosen[-1]])
-    assert any(bool((row != written.argmax(1)).any()) for row in chosen), "the listener had no say"
-
-
-def test_one_beam_leaves_no_choice(model):
-    options = {"max_new_tokens": 3, "do_sample": False}
-    assert torch.equal(
-        model.generate(**request(400), **options, by_letters=True), model.generate(**request(400), **options)
+    token = tokenizer.encode("he")[0]
+    uniform = torch.zeros(1, len(model.listener.spelling))
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    free, cut = (
+        prefixes(*heard("he saw it"), model, max_length=length)(nothing, uniform)[0, token] for length in (9, 1)
     )
+    assert cut < free - 1
+
+
+def test_what_cannot_be_heard_is_not_written(model):
+    vocabulary, nothing = len(model.listener.spelling), torch.zeros(1, 0, dtype=torch.long)
+    scores = prefixes(*heard("he"), model)(nothing, torch.zeros(1, vocabulary))[0]
+    assert all(scores[tiny_text_tokenizer().encode(sign)[0]] == -torch.inf for sign in "7\n\u00e9(")
+    assert scores[tiny_text_tokenizer().encode("h")[0]].isfinite()
 
 
 def test_transcripts_are_chosen_by_letters_where_there_is_a_listener(model):
@@ -120,13 +147,16 @@ def test_a_generation_config_holds_as_it_is_given(model):
     given = GenerationConfig(**options)
     found = model.generate(**request(400), generation_config=given, by_letters=True)
     assert torch.equal(found, model.generate(**request(400), **options, by_letters=True))
-    assert given.num_return_sequences != 4 and not given.return_dict_in_generate
+    assert given.length_penalty != 0.0 and given.suppress_tokens is None
 
 
 def test_what_cannot_be_chosen_by_letters_is_refused(model):
     text = tiny_processor().apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
     with pytest.raises(ValueError, match="each row needs one audio"):
         model.generate(**text, by_letters=True, num_beams=2, max_new_tokens=2)
+    model.listener.spelling.zero_()
+    with pytest.raises(ValueError, match="learn_spelling"):
+        model.generate(**request(400), by_letters=True, num_beams=2, max_new_tokens=2)
     model.listener = None
     with pytest.raises(ValueError, match="listener_config"):
         model.generate(**request(400), by_letters=True, num_beams=2, max_new_tokens=2)
@@ -135,7 +165,7 @@ def test_what_cannot_be_chosen_by_letters_is_refused(model):
 def test_it_is_saved_and_loaded_with_its_spelling(model, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     loaded = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "saved")
-    assert spell(loaded, "Stop here.") == "stop here"
+    assert loaded.listener.spelling.any() and torch.equal(loaded.listener.spelling, model.listener.spelling)
     asked = request(400)
     audio = model.audio_model(asked["input_values"], asked["padding_mask"])
     torch.testing.assert_close(loaded.listener(audio), model.listener(audio), atol=1e-4, rtol=0)

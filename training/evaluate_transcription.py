@@ -4,9 +4,9 @@ Word error rate of an audio language model on the speech of datasets, by source.
     python -m f3_training.evaluate_transcription --model runs/joint/model --datasets data/f3mix data/speech \\
         --output_dir results/transcription
 
-Rows of one language with a text, in random, reproducible order. Answers are found by beams, and chosen by letters where the
-model has a listener. Writes `transcription.json` (counts and rates), `transcription.jsonl` (every text beside what was written)
-and `transcription.md` (the table, also printed).
+Rows of one language with a text, in random, reproducible order. Answers are found by beams, which follow letters where the model
+has a listener. Writes `transcription.json` (counts and rates), `transcription.jsonl` (every text beside what was written) and
+`transcription.md` (the table, also printed).
 """
 
 import argparse
@@ -37,7 +37,8 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     model = F3AudioLMForConditionalGeneration.from_pretrained(
         arguments.model, text_model_name_or_path=arguments.language_model
     )
-    model = model.merge_adapter().to(arguments.device)
+    model.take_off_adapter() if arguments.frozen_language_model else model.merge_adapter()
+    model.to(arguments.device)
     processor = F3Processor.from_pretrained(arguments.model)
     records = []
     for path in arguments.datasets:
@@ -57,6 +58,7 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
         "conditions": {
             "model": public_name(arguments.model),
             "language_model": public_name(str(model.config.text_model_name_or_path)),
+            "frozen_language_model": arguments.frozen_language_model,
             "datasets": [public_name(path) for path in arguments.datasets],
             "split": arguments.split,
             "language": arguments.language,
@@ -129,7 +131,8 @@ def markdown(report: dict) -> str:
         "Word error rate of {model} (language model {language_model}), number of beams {num_beams}, chosen by {chosen_by}, "
         "split {split}, language {language}, at most {max_items} recordings of each source, seed {seed}."
     ).format(**report["conditions"])
-    lines = ["# Transcription", "", text, "", "| source | recordings | words | WER (%) |", "|---|---|---|---|"]
+    title = "# Transcription" + " by the frozen language model" * report["conditions"]["frozen_language_model"]
+    lines = [title, "", text, "", "| source | recordings | words | WER (%) |", "|---|---|---|---|"]
     for name, part in [*report["sources"].items(), ("all", report["all"])]:
         lines.append(f"| {name} | {part['items']} | {part['words']} | {100 * part['wer']:.1f} |")
     return "\n".join([*lines, ""])
@@ -148,6 +151,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
+    parser.add_argument(
+        "--frozen_language_model", action="store_true", help="leave the adapter out: the language model as it was"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser
