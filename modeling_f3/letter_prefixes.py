@@ -87,11 +87,11 @@ class LetterPrefixes(LogitsProcessor):
         scores = scores.log_softmax(-1)
         before = self._follow(input_ids[:, self.prompt_length :])
         tokens = self._choices(before, scores)
-        after = self._write(before[torch.arange(len(tokens)).repeat_interleave(tokens.shape[1])], tokens.flatten())
+        after, places = self._write(before, tokens)
         ended = self.ends[tokens] | (input_ids.shape[1] + 1 >= self.max_length)
-        likelihood = torch.where(ended, self.whole(after).view_as(tokens), after.likelihood.view_as(tokens))
+        likelihood = torch.where(ended, self.whole(after)[places], after.likelihood[places])
         gain = LETTER_WEIGHT * (likelihood - before.likelihood[:, None])
-        gain = gain + LETTER_WORTH * (after.length.view_as(tokens) - before.length[:, None])
+        gain = gain + LETTER_WORTH * (after.length[places] - before.length[:, None])
         joint = scores.gather(1, tokens) + gain.to(scores)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, joint)
 
@@ -112,28 +112,40 @@ class LetterPrefixes(LogitsProcessor):
         if self.prefixes is None:
             rows = torch.arange(len(answers), device=answers.device)
             self.prefixes = self.empty(rows // (len(answers) // len(self.frames)))
-            for token in answers.unbind(1):
-                self.prefixes = self._write(self.prefixes, token)
         else:
             beams = len(answers) // len(self.frames)
             now, then = answers[:, :-1].unflatten(0, (-1, beams)), self.answers.unflatten(0, (-1, beams))
             parents = (now[:, :, None] == then[:, None]).all(-1).int().argmax(-1)  # beams change places
             parents = parents + beams * torch.arange(len(now), device=answers.device)[:, None]
-            self.prefixes = self._write(self.prefixes[parents.flatten()], answers[:, -1])
+            after, places = self._write(self.prefixes[parents.flatten()], answers[:, -1:])
+            self.prefixes = after[places[:, 0]]
         self.answers = answers
         return self.prefixes
 
-    def _write(self, prefixes: Prefixes, tokens: torch.Tensor) -> Prefixes:
-        """Each prefix with a token `[N]` more, letter by letter; a space is heard once the next word begins."""
-        written, spelled = prefixes[torch.arange(len(tokens))], self.spelling[tokens]
-        for letters in spelled[:, : int((spelled > 0).sum(1).max())].unbind(1):
-            said = letters > SPACE
-            spaced = (said & written.parted & (written.last > 0)).nonzero()[:, 0]
-            written.put(spaced, self._extend(written[spaced], torch.full_like(spaced, SPACE)))
-            rows = said.nonzero()[:, 0]
-            written.put(rows, self._extend(written[rows], letters[rows]))
-            written.parted = (written.parted & ~said) | (letters == SPACE)
-        return written
+    def _write(self, prefixes: Prefixes, tokens: torch.Tensor) -> tuple[Prefixes, torch.Tensor]:
+        """
+        Each prefix with a token `[N, C]` more, letter by letter; a space is heard once the next word begins. Tokens that begin
+        alike share the work. Returns prefixes, and the places `[N, C]` among them.
+        """
+        spelled = self.spelling[tokens]
+        letters, places = (
+            self.heard.shape[1],
+            torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens),
+        )
+        for letter in spelled[:, :, : int((spelled > 0).sum(-1).max())].unbind(-1):
+            steps, places = torch.unique(places * letters + letter, return_inverse=True)
+            prefixes = self._spell(prefixes[steps // letters], steps % letters)
+        return prefixes, places
+
+    def _spell(self, prefixes: Prefixes, letters: torch.Tensor) -> Prefixes:
+        """`prefixes`, changed in place, with a letter `[N]` more each, or none."""
+        said = letters > SPACE
+        spaced = (said & prefixes.parted & (prefixes.last > 0)).nonzero()[:, 0]
+        prefixes.put(spaced, self._extend(prefixes[spaced], torch.full_like(spaced, SPACE)))
+        rows = said.nonzero()[:, 0]
+        prefixes.put(rows, self._extend(prefixes[rows], letters[rows]))
+        prefixes.parted = (prefixes.parted & ~said) | (letters == SPACE)
+        return prefixes
 
     def _extend(self, prefixes: Prefixes, letters: torch.Tensor) -> Prefixes:
         """

@@ -79,7 +79,7 @@ def test_a_prefix_is_as_likely_as_all_paths_that_begin_with_it(model, text):
     following = prefixes(scores, frames, model)
     written = following.empty(torch.tensor([0]))
     for token in tiny_text_tokenizer().encode(text):
-        written = following._write(written, torch.tensor([token]))
+        written, _ = following._write(written, torch.tensor([[token]]))
     torch.testing.assert_close(written.likelihood.exp(), begun[None], atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(following.whole(written).exp(), all_of_it[None], atol=1e-5, rtol=1e-3)
 
