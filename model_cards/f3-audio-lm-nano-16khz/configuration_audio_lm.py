@@ -26,8 +26,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             does not speak.
         residual_config (`dict` or `PreTrainedConfig`, *optional*): the residual language model between language model and flow
             head, any causal decoder of Transformers; without it the flow head follows the language model directly.
-        listener_config (`dict` or `PreTrainedConfig`, *optional*): the transformer of the listener, which chooses among
-            transcripts by the letters that it hears, any decoder of Transformers; without it the likeliest one is written.
+        listener_config (`dict` or `PreTrainedConfig`, *optional*): the transformer of the listener, which keeps
+            transcripts to the letters that it hears, any decoder of Transformers; without it the likeliest one is written.
         text_model_name_or_path (`str`, *optional*): where its weights come from: checkpoints leave them out and
             `from_pretrained` fetches them from here, or from where a call of it says; `None` there changes nothing.
         text_model_revision (`str`, *optional*): revision of that repository.

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from .configuration_audio_lm import FRAMES_PER_TOKEN
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 
 from .connector import token_counts
+from .letter_prefixes import LetterPrefixes
 from .model_outputs import F3SpeechOutput
 from .streaming_state import F3StreamingState
 
@@ -90,8 +91,8 @@ class F3SpeechGenerationMixin(GenerationMixin):
             generator: of the noise of speech, on the CPU; one, or a list with one for each row.
             script_ids: `[B, S]`, for models that speak word by word: what a row writes before each word that it says, up to
                 the next audio-start token, and audio-end tokens where it has nothing left to say.
-            by_letters: for transcripts: of the answers that the beams have found, return that which the listener, by its letters,
-                and the language model together find likeliest.
+            by_letters: for transcripts: beams follow what the language model and, by its letters, the listener together find
+                likeliest.
             kwargs: what the processor made of the prompt, and options: of `GenerationMixin.generate` for text, the fields
                 of [`SpeechOptions`] for speech.
 
@@ -116,7 +117,10 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 generation_config = copy.deepcopy(generation_config)
                 generation_config.suppress_tokens = places
             if by_letters:
-                return self._heard_best(input_ids, generation_config=generation_config, **kwargs)
+                letters = self._letter_prefixes(input_ids, generation_config or self.generation_config, kwargs)
+                kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), letters]
+                if (kwargs.get("num_beams") or (generation_config or self.generation_config).num_beams or 1) > 1:
+                    kwargs["length_penalty"] = 0.0  # every letter has its worth already
             return super().generate(input_ids, generation_config=generation_config, **kwargs)
         options = self._speech_options(generation_config, kwargs)
         caps = self._caps(input_ids, kwargs.get("attention_mask"), script_ids, options)
@@ -140,7 +144,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
     def transcription_options(self, input_ids: torch.Tensor) -> dict[str, Any]:
         """
         Options of `generate` for transcripts. Three beams: greedily, what the language model expects wins more often over
-        what it hears; or eight, for a listener to choose from. As many tokens as the longest audio in
+        what it hears; or eight, which a listener keeps to what is heard. As many tokens as the longest audio in
         `input_ids` takes, and a few: nobody speaks faster.
         """
         heard = int((input_ids == self.config.audio_token_id).sum(1).max())
@@ -149,39 +153,36 @@ class F3SpeechGenerationMixin(GenerationMixin):
             options |= {"num_beams": 8, "by_letters": True}
         return options
 
-    def _heard_best(self, input_ids: torch.Tensor, generation_config=None, **kwargs: Any) -> torch.Tensor:
-        """
-        Of the answers that the beams find to each row, the likeliest by language model and listener together, the product of
-        both likelihoods; one beam has no choice.
-        """
+    def _letter_prefixes(
+        self, input_ids: torch.Tensor, generation_config: GenerationConfig, options: dict[str, Any]
+    ) -> LetterPrefixes:
+        """What makes beams follow the letters that are heard."""
         if self.listener is None:
             raise ValueError(
                 "by_letters needs a listener: give the model's configuration a listener_config, or leave it out"
             )
-        beams = kwargs.get("num_beams") or (generation_config or self.generation_config).num_beams or 1
-        audio = self._audio(**{name: kwargs.get(name) for name in AUDIO_INPUTS})
+        if not self.listener.spelling.any():
+            raise ValueError(
+                "the listener does not know the letters of tokens yet: call model.listener.learn_spelling(tokenizer)"
+            )
+        audio = self._audio(**{name: options.get(name) for name in AUDIO_INPUTS})
         counts = [] if audio is None else token_counts(audio.latents_mask.sum(1)).tolist()
         if any(len(row) != 1 for row in audios_by_row(input_ids == self.config.audio_token_id, counts)):
             raise ValueError("by_letters is for transcripts: each row needs one audio to be written down")
-        if beams == 1:
-            return super().generate(input_ids, generation_config=generation_config, **kwargs)
-        every = {
-            "num_return_sequences": beams,
-            "return_dict_in_generate": True,
-            "output_scores": True,
-            "length_penalty": 0.0,
-        }
-        if generation_config is None:
-            kwargs |= every
-        else:
-            generation_config = copy.deepcopy(generation_config)
-            generation_config.update(**every)
-        output = super().generate(input_ids, generation_config=generation_config, **kwargs)
-        found = output.sequences.unflatten(0, (-1, beams))
-        answers = found[:, :, input_ids.shape[1] :]
-        heard = self.listener.likelihoods(self.listener(audio), audio.latents_mask.sum(1), answers)
-        best = (output.sequences_scores.unflatten(0, (-1, beams)) + heard.to(output.sequences_scores)).argmax(1)
-        return found[torch.arange(len(found)), best.to(found.device)]
+
+        def option(name: str) -> Any:
+            found = options.get(name)
+            return getattr(generation_config, name, None) if found is None else found
+
+        ends, length = option("eos_token_id"), input_ids.shape[1]
+        return LetterPrefixes(
+            self.listener(audio),
+            audio.latents_mask.sum(1),
+            self.listener.spelling,
+            prompt_length=length,
+            end_token_ids=[] if ends is None else torch.as_tensor(ends).reshape(-1).tolist(),
+            max_length=option("max_length") if option("max_new_tokens") is None else length + option("max_new_tokens"),
+        )
 
     @torch.no_grad()
     def stream_audio(

@@ -1,6 +1,4 @@
-"""The listener: which letters are heard, and which of several answers they fit."""
-
-from collections.abc import Sequence
+"""The listener: which letters are heard."""
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +11,15 @@ from .model_outputs import F3Output
 
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+PARTING = ".,?!;:-"  # between words, as a space is
 MOST_LETTERS = 24  # of a token of the language model
 
 
 class F3Listener(nn.Module):
     """
     log P(letter | latents z, representations u) at 25 Hz, for CTC: a transformer of Transformers that looks both ways, two
-    frames a step. It does not write: of the transcripts that the language model proposes it finds the one that is heard, as
-    hybrids of CTC and attention do (arXiv 1609.06773). The language model reads and says the same with it and without.
+    frames a step. It does not write: it keeps the language model's beams to what is heard ([`LetterPrefixes`]), as hybrids of
+    CTC and attention do (arXiv 1609.06773). The language model reads and says the same with it and without.
     """
 
     def __init__(self, config: F3AudioLMConfig):
@@ -50,42 +49,15 @@ class F3Listener(nn.Module):
         return scores[:, :frames].float().log_softmax(-1)
 
     def learn_spelling(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Stores the letters of all tokens; of other signs, those that part words are spaces."""
+        """
+        Stores the letters of all tokens; signs that part words are spaces. Tokens with anything else, such as digits or letters
+        of other languages, are not to be written, and left without any.
+        """
         before = tokenizer.encode("a", add_special_tokens=False)  # a token alone may lose its space
         cut = len(tokenizer.decode(before))
         self.spelling.zero_()
         for token in range(min(len(tokenizer), len(self.spelling))):
             text = tokenizer.decode([*before, token], skip_special_tokens=True)[cut:].lower()
-            signs = (sign if sign in LETTERS else " " for sign in text if sign in LETTERS or not sign.isalnum())
-            numbers = [1 + LETTERS.index(sign) for sign in signs][:MOST_LETTERS]
-            self.spelling[token, : len(numbers)] = torch.tensor(numbers).to(self.spelling)
-
-    def spelled(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Numbers of the letters of a text `[L]`, words apart by single spaces."""
-        numbers = self.spelling[token_ids].flatten().long()
-        numbers = numbers[numbers > 0]
-        space = numbers == 1 + LETTERS.index(" ")
-        kept = numbers[~(space & F.pad(space[:-1], (1, 0), value=True))]
-        return kept[:-1] if len(kept) and kept[-1] == 1 + LETTERS.index(" ") else kept
-
-    def likelihoods(
-        self, scores: torch.Tensor, frames: torch.Tensor, answers: Sequence[Sequence[torch.Tensor]]
-    ) -> torch.Tensor:
-        """
-        Log-likelihood `[A, N]` of N answers to each audio; negative infinity for those with more letters than it has frames.
-
-        Args:
-            scores: `[A, T, 1 + letters]`, from `forward`.
-            frames: `[A]`, lengths.
-            answers: token ids `[L]` of each, or `[A, N, L]`.
-        """
-        texts = [self.spelled(answer) for several in answers for answer in several]
-        times = len(texts) // len(scores)
-        losses = F.ctc_loss(
-            scores.repeat_interleave(times, 0).transpose(0, 1),
-            torch.cat(texts),
-            frames.repeat_interleave(times),
-            torch.tensor([len(text) for text in texts], device=scores.device),
-            reduction="none",
-        )
-        return -losses.unflatten(0, (-1, times))
+            if len(text) <= MOST_LETTERS and set(text) <= set(LETTERS + PARTING):
+                numbers = [1 + LETTERS.index(" " if sign in PARTING else sign) for sign in text]
+                self.spelling[token, : len(numbers)] = torch.tensor(numbers).to(self.spelling)

@@ -180,7 +180,9 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             self.residual_lm.to(dtype)
 
     def take_off_adapter(self) -> None:
-        """Leaves the model without the adapter that it was loaded with."""
+        """Leaves the model without the adapter that it was loaded with; without one, as it was."""
+        if not self._hf_peft_config_loaded:
+            return
         for name, layer in self._adapted_layers().items():
             self.set_submodule(name, layer.get_base_layer())
         del self.peft_config
