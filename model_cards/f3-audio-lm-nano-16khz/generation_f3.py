@@ -1,6 +1,7 @@
 """generate() and stream_audio(): text by the stock loop of Transformers, speech by one loop that yields latent patches."""
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -111,16 +112,19 @@ class F3SpeechGenerationMixin(GenerationMixin):
         if not self._asks_for_speech(input_ids, generation_mode):
             config = self.config
             places = [config.audio_start_token_id, config.audio_token_id, config.audio_end_token_id]  # not words
-            if generation_config is None:
-                kwargs.setdefault("suppress_tokens", places)
-            elif generation_config.suppress_tokens is None:
-                generation_config = copy.deepcopy(generation_config)
-                generation_config.suppress_tokens = places
+            options = {}
+            if generation_config is None or generation_config.suppress_tokens is None:
+                options["suppress_tokens"] = places
             if by_letters:
                 letters = self._letter_prefixes(input_ids, generation_config or self.generation_config, kwargs)
                 kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), letters]
                 if (kwargs.get("num_beams") or (generation_config or self.generation_config).num_beams or 1) > 1:
-                    kwargs["length_penalty"] = 0.0  # every letter has its worth already
+                    options["length_penalty"] = 0.0  # every letter has its worth already
+            if generation_config is None:
+                kwargs = options | kwargs
+            else:
+                generation_config = copy.deepcopy(generation_config)
+                generation_config.update(**options)
             return super().generate(input_ids, generation_config=generation_config, **kwargs)
         options = self._speech_options(generation_config, kwargs)
         caps = self._caps(input_ids, kwargs.get("attention_mask"), script_ids, options)
@@ -174,14 +178,14 @@ class F3SpeechGenerationMixin(GenerationMixin):
             found = options.get(name)
             return getattr(generation_config, name, None) if found is None else found
 
-        ends, length = option("eos_token_id"), input_ids.shape[1]
+        ends, length, new = option("eos_token_id"), input_ids.shape[1], option("max_new_tokens")
         return LetterPrefixes(
             self.listener(audio),
             audio.latents_mask.sum(1),
             self.listener.spelling,
             prompt_length=length,
             end_token_ids=[] if ends is None else torch.as_tensor(ends).reshape(-1).tolist(),
-            max_length=option("max_length") if option("max_new_tokens") is None else length + option("max_new_tokens"),
+            max_length=(option("max_length") or math.inf) if new is None else length + new,
         )
 
     @torch.no_grad()

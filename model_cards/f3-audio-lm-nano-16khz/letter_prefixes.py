@@ -58,7 +58,7 @@ class LetterPrefixes(LogitsProcessor):
         spelling: `[V, S]` numbers of the letters of each token, then zeros.
         prompt_length: tokens before the answer.
         end_token_ids: those that end it.
-        max_length: tokens at which a beam is cut off, prompt included.
+        max_length: tokens at which a beam is cut off, prompt included; may be infinite.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LetterPrefixes(LogitsProcessor):
         spelling: torch.Tensor,
         prompt_length: int,
         end_token_ids: Sequence[int],
-        max_length: int,
+        max_length: float,
     ):
         scores = scores.float().transpose(1, 2)
         within = torch.arange(scores.shape[-1], device=scores.device) < frames[:, None]
