@@ -128,10 +128,8 @@ class LetterPrefixes(LogitsProcessor):
         alike share the work. Returns prefixes, and the places `[N, C]` among them.
         """
         spelled = self.spelling[tokens]
-        letters, places = (
-            self.heard.shape[1],
-            torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens),
-        )
+        letters = self.heard.shape[1]
+        places = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
         for letter in spelled[:, :, : int((spelled > 0).sum(-1).max())].unbind(-1):
             steps, places = torch.unique(places * letters + letter, return_inverse=True)
             prefixes = self._spell(prefixes[steps // letters], steps % letters)

@@ -148,6 +148,11 @@ def test_a_generation_config_holds_as_it_is_given(model):
     found = model.generate(**request(400), generation_config=given, by_letters=True)
     assert torch.equal(found, model.generate(**request(400), **options, by_letters=True))
     assert given.length_penalty != 0.0 and given.suppress_tokens is None
+    asked = request(400)
+    letters = model._letter_prefixes(asked["input_ids"], given, asked)
+    assert letters.ends.nonzero().tolist() == [[model.generation_config.eos_token_id]], (
+        "what it leaves open is the model's"
+    )
 
 
 def test_what_cannot_be_chosen_by_letters_is_refused(model):

@@ -116,9 +116,9 @@ class F3SpeechGenerationMixin(GenerationMixin):
             if generation_config is None or generation_config.suppress_tokens is None:
                 options["suppress_tokens"] = places
             if by_letters:
-                letters = self._letter_prefixes(input_ids, generation_config or self.generation_config, kwargs)
+                letters = self._letter_prefixes(input_ids, generation_config, kwargs)
                 kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), letters]
-                if (kwargs.get("num_beams") or (generation_config or self.generation_config).num_beams or 1) > 1:
+                if (self._option("num_beams", generation_config, kwargs) or 1) > 1:
                     options["length_penalty"] = 0.0  # every letter has its worth already
             if generation_config is None:
                 kwargs = options | kwargs
@@ -158,7 +158,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         return options
 
     def _letter_prefixes(
-        self, input_ids: torch.Tensor, generation_config: GenerationConfig, options: dict[str, Any]
+        self, input_ids: torch.Tensor, generation_config: GenerationConfig | None, options: dict[str, Any]
     ) -> LetterPrefixes:
         """What makes beams follow the letters that are heard."""
         if self.listener is None:
@@ -174,19 +174,23 @@ class F3SpeechGenerationMixin(GenerationMixin):
         if any(len(row) != 1 for row in audios_by_row(input_ids == self.config.audio_token_id, counts)):
             raise ValueError("by_letters is for transcripts: each row needs one audio to be written down")
 
-        def option(name: str) -> Any:
-            found = options.get(name)
-            return getattr(generation_config, name, None) if found is None else found
-
-        ends, length, new = option("eos_token_id"), input_ids.shape[1], option("max_new_tokens")
+        ends, new, most = (
+            self._option(name, generation_config, options) for name in ("eos_token_id", "max_new_tokens", "max_length")
+        )
+        length = input_ids.shape[1]
         return LetterPrefixes(
             self.listener(audio),
             audio.latents_mask.sum(1),
             self.listener.spelling,
             prompt_length=length,
             end_token_ids=[] if ends is None else torch.as_tensor(ends).reshape(-1).tolist(),
-            max_length=(option("max_length") or math.inf) if new is None else length + new,
+            max_length=(most or math.inf) if new is None else length + new,
         )
+
+    def _option(self, name: str, generation_config: GenerationConfig | None, options: dict[str, Any]) -> Any:
+        """What `generate` of Transformers takes: of the call, else of the configuration given, else of the model's own."""
+        given = (options.get(name), *(getattr(x, name, None) for x in (generation_config, self.generation_config)))
+        return next((value for value in given if value is not None), None)
 
     @torch.no_grad()
     def stream_audio(
