@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_cached_package_is_unpacked_once_and_never_downloaded(tmp_path, monkeypa
     marker = folder / "kept"
     marker.touch()
     assert debian_packages.unpack(package, tmp_path / "cache") == folder and marker.exists()
+
+
+@needs_dpkg
+def test_workers_may_unpack_a_package_at_the_same_time(tmp_path):
+    package = build_package(tmp_path, "beeps", {f"sounds/{index}.wav": encode_noise() for index in range(20)})
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: debian_packages.unpack(package, tmp_path), range(4)))
+    assert len(folders) == 1 and len(list((folders.pop() / "sounds").iterdir())) == 20
+    assert len(list((tmp_path / "unpacked").iterdir())) == 1, "something half-unpacked was left behind"
 
 
 def test_checksum_mismatch_names_the_package(tmp_path):

