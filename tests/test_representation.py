@@ -112,10 +112,18 @@ def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
         assert [lesson["steps"] for lesson in lessons] == [9, 1]
         learned[name] = [{"code_ce_1", "letters_loss", "tokens_loss", "text_ce"} & lesson["history"][-1].keys()
                          for lesson in lessons]  # fmt: skip
+    weights = json.loads((tmp_path / "ablation/RQ+LLM/words/training.json").read_text())["arguments"]
+    assert (weights["code_loss_weight"], weights["token_loss_weight"]) == (1.0, 0.3)
     run = {"chance": 0.25, "accuracy": {"RQ only": 0.5, "LLM only": 0.75}}
-    report = {"conditions": {"dimensions": {"RQ only": 8, "LLM only": 8}}, "tasks": {"digit": {"runs": [run]}}}
-    text = ablate_representation.markdown(given, report)
+    probed = {"conditions": {"dimensions": {"RQ only": 8, "LLM only": 8}}, "tasks": {"digit": {"runs": [run]}}}
+    wrong = {"RQ only": 8, "LLM only": 5}
+    read = {"features": {n: {"joe": {"errors": e, "words": 10, "wer": e / 10}} for n, e in wrong.items()}}
+    text = ablate_representation.markdown(given, probed, read)
     assert "10 steps of 4 rows" in text and "| LLM only | 8 | 75.0 | 75.0 |" in text
+    assert "| LLM only | 50.0 | 50.0 |" in text and "| LLM only | 75.0 | 50.0 | 62.5 |" in text
+    given.features = [(name, str(folder)) for name, folder in encoders.items()]
+    asked = ablate_representation.reading(given)
+    assert [name for name, _ in asked.features] == ["RQ only", "LLM only", "RQ + LLM"] and not asked.bf16
     spelled_out = {"letters_loss", "tokens_loss"}
     assert learned == {
         "RQ only": [{"code_ce_1"}, {"code_ce_1"}],

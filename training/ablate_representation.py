@@ -1,26 +1,29 @@
 """
 What each teacher of the representation gives it: three encoders from the same weights, one taught by RQ-MTP (Eq. 5), one by
-the frozen language model (Eq. 7), one by both, and linear probes of them.
+the frozen language model (Eq. 7), one by both; linear probes of them, and transcripts of the language model that reads them.
 
     python -m f3_training.ablate_representation --latents data/f3mix-latents data/flite-latents data/joe-latents \\
         --autoencoder model_cards/f3-autoencoder-nano-16khz --language_model data/smollm2 --dataset data/f3mix \\
-        --output_dir runs/teachers
+        --speech_datasets data/flite data/joe --output_dir runs/teachers
 
 Every encoder gets the same steps of the same size, in two runs of stage 1: the language model first teaches by its embeddings
-and by letters alone, which is fast, and in the last tenth of the steps by its answers. Writes `probe.json` and `probe.md`,
-where the encoder that learned from nobody has a row as well, and `ablation.md`, the table with what was done. Started again,
-it goes on.
+and by letters alone, which is fast, and in the last tenth of the steps by its answers. Writes what `probe` and
+`probe_transcription` write, where the encoder that learned from nobody has a row in the first, and `ablation.md`, the tables
+with what was done. Started again, it goes on.
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from .latents_training import load_rows
 from .malloc_settings import restart_with_malloc_settings
 from .probe import accuracy_table, probe
+from .probe_transcription import ANSWERS_SHARE, accuracy, lessons, probe_transcription, transcription_table
+from .probe_transcription import build_parser as reading_parser
 from .representation import RepresentationArguments
 from .representation_training import calibrate, initial_model, save, train_representation
 
@@ -31,9 +34,6 @@ TEACHERS = {  # of each row of the table: RQ-MTP, the language model
     "LLM only": (False, True),
     "RQ + LLM": (True, True),
 }
-ANSWERS_SHARE = 10  # one step in so many
-WORDS = {"text_loss_weight": 0.0, "letter_loss_weight": 1.0, "token_loss_weight": 1.0}
-ANSWERS = {"text_loss_weight": 1.0, "letter_loss_weight": 0.5, "token_loss_weight": 0.3}
 TASKS = '{"transcribe": 1, "caption": 1, "kind": 0.3, "language": 0.3}'
 
 
@@ -57,20 +57,16 @@ def ablate(arguments: argparse.Namespace) -> dict[str, Path]:
     encoders = {UNTRAINED: start / "model"}
     for name, (codes, listens) in TEACHERS.items():
         folder, source = arguments.output_dir / name.replace(" ", ""), start
-        answers = arguments.max_steps // ANSWERS_SHARE
-        for lesson, steps, learning_rate, losses in (
-            ("words", arguments.max_steps - answers, 2e-3, WORDS),
-            ("answers", answers, 1e-3, ANSWERS),
-        ):
-            taught = {**losses, "language_model": arguments.language_model} if listens else {}
+        weight = arguments.language_model_weight if codes else 1.0
+        for lesson, schedule, losses in lessons(arguments.max_steps):
+            taught = {loss: weight * full for loss, full in losses.items()}
             train_representation(
                 stage(
                     init_from=str(source / "model"),
                     output_dir=str(folder / lesson),
-                    max_steps=steps,
-                    learning_rate=learning_rate,
                     code_loss_weight=float(codes),
-                    **taught,
+                    **schedule,
+                    **({"language_model": arguments.language_model, **taught} if listens else {}),
                 )
             )
             source = folder / lesson
@@ -86,15 +82,41 @@ def write_untrained(arguments: RepresentationArguments) -> None:
     save(model, None, Path(arguments.output_dir))
 
 
-def markdown(arguments: argparse.Namespace, report: dict) -> str:
-    """What was done, and the accuracies of `probe`."""
+def reading(arguments: argparse.Namespace) -> argparse.Namespace:
+    """What `probe_transcription` is asked about the encoders that somebody taught."""
+    taught = [f"{name}={folder}" for name, folder in arguments.features if name != UNTRAINED]
+    given = {
+        "features": taught,
+        "latents": arguments.latents,
+        "datasets": [arguments.dataset, *arguments.speech_datasets],
+        "language_model": [arguments.language_model],
+        "output_dir": [str(arguments.output_dir / "transcription")],
+        "language": arguments.languages.split(",")[:1],
+        "max_steps": [str(arguments.reading_steps)],
+    }
+    options = [part for name, values in given.items() for part in (f"--{name}", *values)]
+    return reading_parser().parse_args([*options, *([] if arguments.bf16 else ["--no-bf16"])])
+
+
+def markdown(arguments: argparse.Namespace, probed: dict, read: dict) -> str:
+    """What was done, the accuracies of `probe`, those of `probe_transcription`, and the means of all of them."""
     steps, answers = arguments.max_steps, arguments.max_steps // ANSWERS_SHARE
     text = (
         f"Encoders of the preset {arguments.preset} that began with the same weights, in percent as above. Each had {steps} steps "
         f"of {arguments.batch_size} rows. The language model taught {steps - answers} of them by its embeddings and by letters, "
-        f"without being run, and {answers} by its answers; texts were those of the languages {arguments.languages}."
+        f"without being run, and {answers} by its answers; texts were those of the languages {arguments.languages}. Beside "
+        f"RQ-MTP, its losses were weighed {arguments.language_model_weight:g}."
     )
-    return "\n".join(["# What the teachers give", "", text, "", *accuracy_table(report), ""])
+    means = [
+        f"| features | linear probes | transcripts, 1 - WER | mean of all {len(probed['tasks']) + 1} |",
+        "|---|---|---|---|",
+    ]
+    for name, found in read["features"].items():
+        tasks = [fmean(run["accuracy"][name] for run in task["runs"]) for task in probed["tasks"].values()]
+        values = (fmean(tasks), accuracy(found), fmean([*tasks, accuracy(found)]))
+        means.append(f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in values)} |")
+    probes = ["# What the teachers give", "", text, "", *accuracy_table(probed)]
+    return "\n".join([*probes, "", *transcription_table(read), "", *means, ""])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,11 +126,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", required=True, help="that made them")
     parser.add_argument("--language_model", required=True)
     parser.add_argument("--dataset", required=True, help="the mixture of prepare_data, to probe on")
+    parser.add_argument("--speech_datasets", nargs="*", default=[], help="more recordings to be transcribed")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--languages", default="en", help="comma-separated, of the texts to learn")
     parser.add_argument("--max_steps", type=int, default=500, help="of each encoder")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--language_model_weight", type=float, default=0.3, help="of all that the language model teaches, beside RQ-MTP"
+    )
+    parser.add_argument("--reading_steps", type=int, default=600, help="of each connector of `probe_transcription`")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--evaluation_steps", type=int, default=150)
     parser.add_argument("--evaluation_items", type=int, default=128)
@@ -122,8 +149,9 @@ def main() -> None:
     """Command line entry."""
     arguments = build_parser().parse_args()
     arguments.features = [(name, str(folder)) for name, folder in ablate(arguments).items()]
-    report = probe(arguments)
-    (arguments.output_dir / "ablation.md").write_text(markdown(arguments, report), encoding="utf-8")
+    probed = probe(arguments)
+    read = probe_transcription(reading(arguments))
+    (arguments.output_dir / "ablation.md").write_text(markdown(arguments, probed, read), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="the mixture of prepare_data")
-    parser.add_argument("--features", type=_named_folder, nargs="+", required=True, metavar="NAME=MODEL",
+    parser.add_argument("--features", type=named_folder, nargs="+", required=True, metavar="NAME=MODEL",
                         help="F3Models by name; the first one's autoencoder makes z")  # fmt: skip
     parser.add_argument("--max_items_per_task", type=int, default=2000, help="rows, train and test (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; those after it count up")
@@ -272,7 +272,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _named_folder(text: str) -> tuple[str, str]:
+def named_folder(text: str) -> tuple[str, str]:
+    """NAME=MODEL of the command line."""
     name, _, folder = text.partition("=")
     if not (name and folder):
         raise argparse.ArgumentTypeError(f"must be NAME=MODEL, got {text!r}")

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
@@ -16,7 +17,7 @@ from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from modeling_f3.modeling_f3 import F3ForPreTraining
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Trainer
 
 from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper, spelled
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
@@ -36,8 +37,15 @@ CALIBRATION_FRAMES = 90_000  # an hour, for the statistics of the quantiser
 def train_representation(arguments) -> PreTrainedModel:
     """Runs until the schedule ends or the time is over, and leaves `output_dir/model` behind."""
     torch.manual_seed(arguments.seed)
-    output_dir = Path(arguments.output_dir)
     model, processor = initial_model(arguments)
+    if teach(model, processor, arguments).is_world_process_zero():
+        save(model, processor, Path(arguments.output_dir))
+    return model
+
+
+def teach(model: PreTrainedModel, processor: F3Processor | None, arguments) -> Trainer:
+    """Trains what of the model is not frozen, with the helpers that have a weight, which are gone afterwards."""
+    output_dir = Path(arguments.output_dir)
     tokenizer = model.model if processor is None else model.audio_model
     autoencoder = tokenizer.autoencoder
     max_frames = int(arguments.max_seconds * autoencoder.config.frame_rate)
@@ -70,9 +78,7 @@ def train_representation(arguments) -> PreTrainedModel:
     trainer = run_trainer(model, arguments, train, collator, randomness, score, frame_rate, optimizer)
     for _, helper in helpers:
         helper.detach()
-    if trainer.is_world_process_zero():
-        save(model, processor, output_dir)
-    return model
+    return trainer
 
 
 def reads_audio(arguments, processor: F3Processor | None) -> bool:
@@ -86,7 +92,7 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
         raise ValueError("pass either --autoencoder, for a new encoder, or --init_from, a model to go on with")
     given = None if arguments.init_from is None else AutoConfig.from_pretrained(arguments.init_from)
     if isinstance(given, F3AudioLMConfig):
-        return _audio_language_model(arguments), F3Processor.from_pretrained(arguments.init_from)
+        return _with_listener(arguments), F3Processor.from_pretrained(arguments.init_from)
     if arguments.frozen or arguments.listener_layers:
         raise ValueError("--frozen and --listener_layers are about audio language models: pass one as --init_from")
     if arguments.language_model is None:
@@ -97,21 +103,32 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
         raise ValueError("a language model joins a tokenizer: train RQ-MTP first and pass its model as --init_from")
     if arguments.text_loss_weight == 0 and arguments.token_loss_weight == 0:
         raise ValueError("nothing is learned from the language model: raise --text_loss_weight or --token_loss_weight")
-    tokenizer = AutoTokenizer.from_pretrained(arguments.language_model)
-    feature_extractor = F3FeatureExtractor(sampling_rate=given.sampling_rate)
-    processor = F3Processor(feature_extractor, tokenizer, hop_length=given.autoencoder_config.hop_length)
-    model = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
+    return audio_language_model(
         arguments.init_from,
         arguments.language_model,
         text_loss_weight=arguments.text_loss_weight,
         code_loss_weight=arguments.code_loss_weight,
         connector_hidden_size=arguments.connector_hidden_size,
-        **processor.token_ids,
+    )
+
+
+def audio_language_model(
+    tokenizer: str, language_model: str, **config: Any
+) -> tuple[F3AudioLMForConditionalGeneration, F3Processor]:
+    """A language model that reads a tokenizer through a new connector, with its processor; `config` as in its configuration."""
+    given = AutoConfig.from_pretrained(tokenizer)
+    processor = F3Processor(
+        F3FeatureExtractor(sampling_rate=given.sampling_rate),
+        AutoTokenizer.from_pretrained(language_model),
+        hop_length=given.autoencoder_config.hop_length,
+    )
+    model = F3AudioLMForConditionalGeneration.from_audio_text_pretrained(
+        tokenizer, language_model, **config, **processor.token_ids
     )
     return model, processor
 
 
-def _audio_language_model(arguments) -> F3AudioLMForConditionalGeneration:
+def _with_listener(arguments) -> F3AudioLMForConditionalGeneration:
     """A model that has its language model and connector already, and gets a listener if one is asked for and it had none."""
     model = F3AudioLMForConditionalGeneration.from_pretrained(
         arguments.init_from, text_model_name_or_path=arguments.language_model

@@ -1,0 +1,195 @@
+"""
+What a frozen language model can read off frozen features: 1 - the word error rate of what it writes down.
+
+    python -m f3_training.probe_transcription --latents data/latents data/speech-latents --datasets data/f3mix data/speech \\
+        --language_model data/smollm2 --features "RQ + LLM=model_cards/f3-nano-16khz" "RQ only=runs/rq/model" \\
+        --output_dir results/reading
+
+As in the task of X-ARES for automatic speech recognition, nothing but an adapter between features and language model learns: a
+connector of their own for the representations of each model and for the latents z of the first one, all in the same steps on the
+same rows. Writes `transcription_probe.json` and `transcription_probe.md` (the table, also printed). Started again, it goes on.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from feature_extraction_f3.processing_f3 import F3Processor
+from modeling_f3.connector import F3Connector
+from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
+from torch import nn
+from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from .evaluate_reconstruction import public_name
+from .evaluate_transcription import by_source, texts_in, totals, transcripts
+from .malloc_settings import restart_with_malloc_settings
+from .probe import LATENTS, named_folder
+from .reconstruction_metrics import word_errors
+from .representation import RepresentationArguments
+from .representation_training import audio_language_model, teach
+
+
+# The language model teaches by its embeddings and by letters first, without being run, and by its answers in one step of so many.
+ANSWERS_SHARE = 10
+WORDS = {"text_loss_weight": 0.0, "token_loss_weight": 1.0, "letter_loss_weight": 1.0}
+ANSWERS = {"text_loss_weight": 1.0, "token_loss_weight": 0.3, "letter_loss_weight": 0.5}
+
+
+def lessons(max_steps: int) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    """The name, the schedule and the weights of the losses of the two, as [`RepresentationArguments`] has them."""
+    answers = max_steps // ANSWERS_SHARE
+    yield "words", {"max_steps": max_steps - answers, "learning_rate": 2e-3}, WORDS
+    yield "answers", {"max_steps": answers, "learning_rate": 1e-3}, ANSWERS
+
+
+class NoEncoder(nn.Module):
+    """Stands where the representation encoder stands: the representations are the latents themselves."""
+
+    def forward(self, latents: torch.Tensor, **kwargs) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=latents)
+
+
+def probe_transcription(arguments: argparse.Namespace) -> dict:
+    """Trains what is not trained yet, writes the files and returns what `transcription_probe.json` holds."""
+    features = [(LATENTS, arguments.features[0][1]), *arguments.features]
+    results = {name: read(name, folder, arguments) for name, folder in features}
+    report = {
+        "conditions": {
+            "language_model": public_name(arguments.language_model),
+            "datasets": [public_name(path) for path in arguments.datasets],
+            "split": arguments.split,
+            "language": arguments.language,
+            "max_items": arguments.max_items,
+            "max_steps": arguments.max_steps,
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+        },
+        "features": results,
+    }
+    folder = arguments.output_dir
+    (folder / "transcription_probe.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    (folder / "transcription_probe.md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+    return report
+
+
+def read(name: str, tokenizer: str, arguments: argparse.Namespace) -> dict:
+    """Errors and words of each source and of all, read off the representations of a tokenizer, or off its latents."""
+    folder = arguments.output_dir / "".join(filter(str.isalnum, name))
+    if (folder / "read.json").is_file():
+        return json.loads((folder / "read.json").read_text("utf-8"))
+    model, processor = with_new_connector(name, tokenizer, arguments)
+    for lesson, schedule, losses in lessons(arguments.max_steps):
+        stage = RepresentationArguments(
+            latents=arguments.latents,
+            output_dir=str(folder / lesson),
+            tasks='{"transcribe": 1}',
+            languages=arguments.language,
+            batch_size=arguments.batch_size,
+            code_loss_weight=0.0,
+            warmup_steps=arguments.warmup_steps,
+            evaluation_steps=arguments.max_steps,
+            evaluation_items=arguments.evaluation_items,
+            bf16=arguments.bf16,
+            **schedule,
+            **{**losses, "letter_loss_weight": 0.0},  # there is no encoder to be helped
+        )
+        teach(model, processor, stage)
+    model.eval()
+    found = {source: totals(records) for source, records in by_source(list(written_down(model, processor, arguments)))}
+    (folder / "read.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    return found
+
+
+def with_new_connector(
+    name: str, tokenizer: str, arguments: argparse.Namespace
+) -> tuple[F3AudioLMForConditionalGeneration, F3Processor]:
+    """The language model behind a connector that nothing has taught yet, the only part that learns."""
+    torch.manual_seed(arguments.seed)
+    model, processor = audio_language_model(tokenizer, arguments.language_model, code_loss_weight=0.0)
+    if name == LATENTS:
+        model.audio_model.encoder = NoEncoder()
+    dim = model.config.audio_config.autoencoder_config.latent_dim
+    width = dim if name == LATENTS else model.config.audio_config.hidden_size
+    torch.manual_seed(arguments.seed)
+    connector = F3Connector(width, model.config.connector_hidden_size, model.config.text_config.hidden_size)
+    with torch.no_grad():
+        connector.start.copy_(model.connector.start)
+        connector.end.copy_(model.connector.end)
+    model.connector = connector
+    model.requires_grad_(False)
+    model.connector.requires_grad_(True)
+    return model, processor
+
+
+@torch.inference_mode()
+def written_down(
+    model: F3AudioLMForConditionalGeneration, processor: F3Processor, arguments: argparse.Namespace
+) -> Iterator[dict]:
+    """What it writes for each recording, greedily."""
+    for path in arguments.datasets:
+        rows = texts_in(path, arguments)
+        for start in tqdm(range(0, len(rows), arguments.batch_size), desc=public_name(path), unit="batch"):
+            batch = [rows[index] for index in range(start, min(start + arguments.batch_size, len(rows)))]
+            for row, written in zip(batch, transcripts(model, processor, batch, arguments.language, num_beams=1)):
+                errors, words = word_errors(row["text"], written)
+                yield {"source": row["source"], "errors": errors, "words": words}
+
+
+def accuracy(found: dict) -> float:
+    """1 - WER over the sources together, not below 0: who writes more than is said is not worse than who writes nothing."""
+    errors, words = (sum(part[key] for part in found.values()) for key in ("errors", "words"))
+    return max(0.0, 1 - errors / words)
+
+
+def markdown(report: dict) -> str:
+    """What was done, and the table."""
+    text = (
+        "Words that {language_model}, frozen, writes down wrongly, in percent, greedily: at most {max_items} recordings of each "
+        "source, split {split}, language {language}. It reads features through a connector, which alone learned, for "
+        "{max_steps} steps of {batch_size} rows, one in ten of them from the answers and the others from the embeddings of the "
+        "language model. The last column is 1 - the word error rate over all sources, at least 0."
+    ).format(**report["conditions"])
+    return "\n".join(["# Transcription probe", "", text, "", *transcription_table(report), ""])
+
+
+def transcription_table(report: dict) -> list[str]:
+    """A row for each of the features; a column for each source."""
+    sources = list(next(iter(report["features"].values())))
+    lines = [f"| features | {' | '.join(sources)} | 1 - WER |", f"|{'---|' * (2 + len(sources))}"]
+    for name, found in report["features"].items():
+        cells = [f"{100 * found[source]['wer']:.1f}" for source in sources]
+        lines.append(f"| {name} | {' | '.join(cells)} | {100 * accuracy(found):.1f} |")
+    return lines
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=named_folder, nargs="+", required=True, metavar="NAME=MODEL",
+                        help="F3Models by name; the first one's latents have a row as well")  # fmt: skip
+    parser.add_argument("--latents", nargs="+", required=True, help="what latents_cache wrote, to learn from")
+    parser.add_argument(
+        "--datasets", nargs="+", required=True, help="of prepare_data and prepare_speech, to be judged by"
+    )
+    parser.add_argument("--language_model", required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--max_items", type=int, default=60, help="of each source of a dataset")
+    parser.add_argument("--max_seconds", type=float, default=10.0, help="longer recordings are left out")
+    parser.add_argument("--max_steps", type=int, default=600)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--warmup_steps", type=int, default=10)
+    parser.add_argument("--evaluation_items", type=int, default=64)
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    restart_with_malloc_settings("f3_training.probe_transcription")
+    probe_transcription(build_parser().parse_args())
