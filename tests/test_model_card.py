@@ -154,6 +154,25 @@ def test_of_several_trained_folders_the_mean_is_published(tmp_path):
         torch.testing.assert_close(weight, (first[name] + second[name]) / 2, atol=2e-3, rtol=2e-3)
 
 
+def test_a_decoder_of_the_same_latents_takes_the_place_of_the_models(tmp_path):
+    other = tiny_model()
+    with torch.no_grad():
+        other.decoder.head.weight.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    tokenizer = tiny_tokenizer(F3ForPreTraining)
+    tokenizer.model.autoencoder.load_state_dict(tiny_model().state_dict())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    write_weights([tmp_path / "tokenizer"], tmp_path / "published", decoder=tmp_path / "other")
+    published = F3ForPreTraining.from_pretrained(tmp_path / "published").state_dict()
+    for name, tensor in tokenizer.state_dict().items():
+        wanted = tensor + 1 if name == "model.autoencoder.decoder.head.weight" else tensor
+        torch.testing.assert_close(published[name], wanted, atol=2e-3, rtol=2e-3)
+    tiny_model(seed=1).save_pretrained(tmp_path / "stranger")
+    with pytest.raises(ValueError, match="stranger has another encoder"):
+        write_weights([tmp_path / "tokenizer"], tmp_path / "refused", decoder=tmp_path / "stranger")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_a_published_adapter_has_16_bits_and_the_language_model_its_name_on_the_hub(tmp_path):
     speaker = tiny_audio_lm(tmp_path / "parts")
     speaker.save_pretrained(tmp_path / "trained")

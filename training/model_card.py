@@ -31,6 +31,8 @@ from .machine import described
 LICENCE = "apache-2.0"
 PICTURE = "tokenizer.png"  # of `tokenizer_picture`
 RECORD = "card.json"
+WEIGHTS = "model.safetensors"
+ENCODER_STEM = "encoder.stem.weight"  # of an autoencoder, in whatever model it is a part of
 SHOWN = re.compile(r"!\[.*?\]\((.+?)\)")  # pictures of a text in Markdown, beside it
 HEADER = """---
 library_name: transformers
@@ -201,7 +203,9 @@ def history_table(history: list[dict]) -> list[str]:
     return lines
 
 
-def write_weights(sources: list[Path], model_dir: Path, language_model: str | None = None) -> None:
+def write_weights(
+    sources: list[Path], model_dir: Path, language_model: str | None = None, decoder: Path | None = None
+) -> None:
     """
     A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible. With the
     processor or feature extractor beside it. Of several folders it is the last one, with the mean of all their weights: half-way
@@ -209,20 +213,40 @@ def write_weights(sources: list[Path], model_dir: Path, language_model: str | No
 
     Args:
         language_model: name on the Hub, to be written in place of a folder of this machine.
+        decoder: an autoencoder with the same encoder, whose decoder takes the place of the model's: latents stay what they
+            were, and sound otherwise.
+
+    Raises:
+        `ValueError`: when `decoder` has another encoder.
     """
     given = {
         path.name: [load_file(source / path.name) for source in sources] for path in sources[-1].glob("*.safetensors")
     }
+    means = {
+        name: {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
+        for name, weights in given.items()
+    }
+    if decoder is not None:
+        means[WEIGHTS] |= _decoder_of(decoder, means[WEIGHTS])
     shutil.copytree(
         sources[-1], model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "README.md", RECORD)
     )
-    for name, weights in given.items():
-        means = {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
-        save_file(means, model_dir / name, metadata={"format": "pt"})
+    for name, tensors in means.items():
+        save_file(tensors, model_dir / name, metadata={"format": "pt"})
     if language_model is not None:
         settings = json.loads((model_dir / "config.json").read_text())
         settings["text_model_name_or_path"] = language_model
         (model_dir / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _decoder_of(autoencoder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The decoder of an autoencoder in 16 bits, under the names that decoders have among `tensors`."""
+    parts = {name: _mean_in_16_bits([weight]) for name, weight in load_file(autoencoder / WEIGHTS).items()}
+    prefix = next(key for key in tensors if key.endswith(ENCODER_STEM)).removesuffix(ENCODER_STEM)
+    same = (torch.equal(tensors[prefix + name], part) for name, part in parts.items() if name.startswith("encoder."))
+    if not all(same):
+        raise ValueError(f"{autoencoder} has another encoder, so its decoder cannot read the latents of this model")
+    return {prefix + name: part for name, part in parts.items() if name.startswith("decoder.")}
 
 
 def _mean_in_16_bits(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -260,6 +284,7 @@ def main() -> None:
     weights.add_argument("sources", type=Path, nargs="+", help="trained folders; of several, the mean of their weights")
     weights.add_argument("model_dir", type=Path)
     weights.add_argument("--language_model", help="name on the Hub to write down, in place of a folder")
+    weights.add_argument("--decoder", type=Path, help="autoencoder with the same encoder, to take the decoder from")
     weights.set_defaults(run=write_weights)
     made = commands.add_parser("card")
     made.add_argument("model_dir", type=Path)
