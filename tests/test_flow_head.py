@@ -112,7 +112,21 @@ def test_guidance_of_one_is_the_condition_alone():
     strong = model.sample(**known, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(alone, barely)
     assert not torch.allclose(alone, strong)
-    assert torch.equal(guided(torch.ones(2), torch.zeros(2), 3.0), torch.full((2,), 3.0))
+    nothing = torch.zeros(1, 2, 3)
+    assert torch.equal(guided(torch.ones(1, 2, 3), nothing, 3.0), torch.full((1, 2, 3), 3.0))
+
+
+def test_guidance_asks_for_another_direction_and_not_for_more_of_the_same():
+    generator = torch.Generator().manual_seed(0)
+    conditional, unconditional = torch.randn(2, 4, 2, 3, generator=generator)
+    for scale in (0.0, 2.0, 5.0):
+        torch.testing.assert_close(guided(3 * unconditional, unconditional, scale), 3 * unconditional)
+    torch.testing.assert_close(guided(conditional, unconditional, 1.0), conditional)
+    closest = guided(conditional, unconditional, 0.0)
+    added = guided(conditional, unconditional, 2.0) - conditional
+    torch.testing.assert_close((added * closest).sum((1, 2)), torch.zeros(4), atol=1e-5, rtol=0)
+    alone = guided(conditional[:1], unconditional[:1], 2.0)
+    torch.testing.assert_close(guided(conditional, unconditional, 2.0)[:1], alone)
 
 
 def test_the_same_seed_gives_the_same_patch_and_nothing_else_does():
