@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from f3_training import ablate_representation
+from f3_training import ablate_representation, latents_training
 from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from f3_training.evaluate_codes import build_parser, evaluate_codes
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
 from f3_training.latents_cache import LatentsCacheError
 from f3_training.latents_training import load_rows
+from f3_training.malloc_settings import give_free_memory_back
 from f3_training.prompts import TASKS, conversation
 from f3_training.representation import RepresentationArguments
 from f3_training.representation_report import CodeCollapseError, check_codes, held_out_scores, swapped
@@ -89,6 +90,13 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
     for name, tensor in tiny_model().state_dict().items():
         assert torch.equal(trained.model.autoencoder.state_dict()[name], tensor), name
     assert isinstance(F3Model.from_pretrained(tmp_path / "model"), F3Model)
+
+
+def test_training_gives_memory_back_now_and_then(data, tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(latents_training, "give_free_memory_back", lambda: given_back.append(give_free_memory_back()))
+    train_representation(arguments(data, tmp_path, max_steps=2 * latents_training.STEPS_BETWEEN_TRIMS + 1))
+    assert len(given_back) == 2
 
 
 def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):

@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--language_model_weight", type=float, default=0.3, help="of all that the language model teaches, beside RQ-MTP"
     )
-    parser.add_argument("--reading_steps", type=int, default=600, help="of each connector of `probe_transcription`")
+    parser.add_argument("--reading_steps", type=int, default=300, help="of each connector of `probe_transcription`")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--evaluation_steps", type=int, default=150)
     parser.add_argument("--evaluation_items", type=int, default=128)

@@ -19,9 +19,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from .latents_batches import BatchRandomness
 from .latents_cache import load_latents, splits_in
 from .machine import machine
+from .malloc_settings import give_free_memory_back
 
 
 WORD_ENDS = List(Value("float32"))
+STEPS_BETWEEN_TRIMS = 5
 COLUMNS = ("latents", "frames", "kind", "language", "text", "word_ends", "caption", "source")
 
 
@@ -34,6 +36,14 @@ class TimeBudget(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.deadline is not None and time.monotonic() >= self.deadline:
             control.should_save = control.should_training_stop = True
+
+
+class FreeMemory(TrainerCallback):
+    """Gives memory back now and then: holes between tensors add up, and looking for them at every step would take time."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % STEPS_BETWEEN_TRIMS == 0:
+            give_free_memory_back()
 
 
 class HeldOutHistory(TrainerCallback):
@@ -137,7 +147,7 @@ def run_trainer(
         args=trainer_arguments(arguments),
         train_dataset=rows,
         data_collator=collator,
-        callbacks=[TimeBudget(arguments.max_minutes), randomness],
+        callbacks=[TimeBudget(arguments.max_minutes), FreeMemory(), randomness],
         optimizers=(optimizer, None),
     )
     held_out = HeldOutHistory(score, trainer.log, frame_rate, output_dir / "history.json")

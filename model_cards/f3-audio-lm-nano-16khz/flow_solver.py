@@ -46,5 +46,11 @@ SOLVERS = {"euler": euler, "midpoint": midpoint}
 
 
 def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance: v_u + scale (v_c - v_u); 1 leaves the conditional velocity as it is."""
-    return unconditional + scale * (conditional - unconditional)
+    """
+    Classifier-free guidance of velocities [N, P, D]: s v_u + scale (v_c - s v_u), where s of each item brings s v_u as close to
+    v_c as it can, so that guidance asks for what differs in direction and not for more of everything (CFG-Zero*, arXiv
+    2503.18886). A scale of 1 leaves the conditional velocity as it is.
+    """
+    overlap, size = ((part * unconditional).flatten(1).sum(1) for part in (conditional, unconditional))
+    closest = (overlap / size.clamp(min=1e-8)).view(-1, 1, 1) * unconditional
+    return closest + scale * (conditional - closest)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from .configuration_audio_lm import FRAMES_PER_TOKEN, F3AudioLMConfig
+from .configuration_f3 import F3Config
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers import initialization as init
@@ -84,20 +85,22 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         cls, audio_model: str | os.PathLike, language_model: str | os.PathLike, **config: Any
     ) -> "F3AudioLMForConditionalGeneration":
         """
-        A new audio language model out of a tokenizer ([`F3ForPreTraining`] with its heads, or [`F3Model`]) and a language
-        model. `config` are values of [`F3AudioLMConfig`], the three token ids among them.
+        A new audio language model out of a tokenizer and a language model. `config` are values of [`F3AudioLMConfig`], the
+        three token ids among them. With a `code_loss_weight` of zero the tokenizer needs no heads of RQ-MTP.
         """
-        pretrained = F3ForPreTraining.from_pretrained(audio_model)
         text_model = AutoModelForCausalLM.from_pretrained(language_model)
         model = cls(
             F3AudioLMConfig(
-                audio_config=pretrained.config,
+                audio_config=F3Config.from_pretrained(audio_model),
                 text_config=text_model.config,
                 **{"text_model_name_or_path": os.fspath(language_model), **config},
             )
         )
-        model.audio_model.load_state_dict(pretrained.model.state_dict())
-        if model.prediction is not None:
+        if model.prediction is None:
+            model.audio_model.load_state_dict(F3Model.from_pretrained(audio_model).state_dict())
+        else:
+            pretrained = F3ForPreTraining.from_pretrained(audio_model)
+            model.audio_model.load_state_dict(pretrained.model.state_dict())
             model.prediction.load_state_dict(pretrained.prediction.state_dict())
         model.language_model.load_state_dict(text_model.state_dict())
         with torch.no_grad():
