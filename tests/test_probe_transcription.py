@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from f3_training import evaluate_transcription
 from f3_training import probe_transcription as probe_module
 from f3_training.probe_transcription import accuracy, build_parser, lessons, probe_transcription, with_new_connector
 from f3_training.reconstruction_metrics import word_errors
@@ -42,13 +43,13 @@ def judged(monkeypatch):
     """The models that are asked for transcripts, each of which gets one word of three wrong more than the one before."""
     asked = []
     rows = Dataset.from_list([{"source": "game", "text": "one two three"}])
-    monkeypatch.setattr(probe_module, "texts_in", lambda path, arguments: rows)
+    monkeypatch.setattr(evaluate_transcription, "texts_in", lambda path, arguments: rows)
 
     def transcripts(model, processor, batch, language, num_beams):
         asked.append(model)
         return [" ".join(["one", "two", "three"][len(asked) - 1 :])]
 
-    monkeypatch.setattr(probe_module, "transcripts", transcripts)
+    monkeypatch.setattr(evaluate_transcription, "transcripts", transcripts)
     return asked
 
 

@@ -40,16 +40,7 @@ def evaluate_transcription(arguments: argparse.Namespace) -> dict:
     model.take_off_adapter() if arguments.frozen_language_model else model.merge_adapter()
     model.to(arguments.device)
     processor = F3Processor.from_pretrained(arguments.model)
-    records = []
-    for path in arguments.datasets:
-        rows = texts_in(path, arguments)
-        for start in tqdm(range(0, len(rows), arguments.batch_size), desc=public_name(path), unit="batch"):
-            batch = [rows[index] for index in range(start, min(start + arguments.batch_size, len(rows)))]
-            found = transcripts(model, processor, batch, arguments.language, arguments.num_beams)
-            for row, written in zip(batch, found):
-                errors, words = word_errors(row["text"], written)
-                known = {"source": row["source"], "text": row["text"], "written": written}
-                records.append(known | {"errors": errors, "words": words})
+    records = list(written_down(model, processor, arguments, arguments.num_beams))
     if not records:
         raise ValueError(
             f"no row of {arguments.datasets}, split {arguments.split}, has a text in {arguments.language!r}"
@@ -91,6 +82,24 @@ def texts_in(path: str, arguments: argparse.Namespace):
             kept.append(index)
             counts[source] += 1
     return rows.select(kept).sort("duration")
+
+
+def written_down(
+    model: F3AudioLMForConditionalGeneration,
+    processor: F3Processor,
+    arguments: argparse.Namespace,
+    num_beams: int | None,
+) -> Iterator[dict]:
+    """What the model writes for each of the chosen recordings, beside what is said in it, and the words that are wrong."""
+    for path in arguments.datasets:
+        rows = texts_in(path, arguments)
+        for start in tqdm(range(0, len(rows), arguments.batch_size), desc=public_name(path), unit="batch"):
+            batch = [rows[index] for index in range(start, min(start + arguments.batch_size, len(rows)))]
+            found = transcripts(model, processor, batch, arguments.language, num_beams)
+            for row, written in zip(batch, found):
+                errors, words = word_errors(row["text"], written)
+                known = {"source": row["source"], "text": row["text"], "written": written}
+                yield known | {"errors": errors, "words": words}
 
 
 @torch.inference_mode()

@@ -20,14 +20,12 @@ from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.connector import F3Connector
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from torch import nn
-from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .evaluate_reconstruction import public_name
-from .evaluate_transcription import by_source, texts_in, totals, transcripts
+from .evaluate_transcription import by_source, totals, written_down
 from .malloc_settings import restart_with_malloc_settings
 from .probe import LATENTS, named_folder
-from .reconstruction_metrics import word_errors
 from .representation import RepresentationArguments
 from .representation_training import audio_language_model, teach
 
@@ -98,8 +96,8 @@ def read(name: str, tokenizer: str, arguments: argparse.Namespace) -> dict:
             **{**losses, "letter_loss_weight": 0.0},  # there is no encoder to be helped
         )
         teach(model, processor, stage)
-    model.eval()
-    found = {source: totals(records) for source, records in by_source(list(written_down(model, processor, arguments)))}
+    records = list(written_down(model.eval(), processor, arguments, num_beams=1))
+    found = {source: totals(records) for source, records in by_source(records)}
     (folder / "read.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found
 
@@ -108,7 +106,6 @@ def with_new_connector(
     name: str, tokenizer: str, arguments: argparse.Namespace
 ) -> tuple[F3AudioLMForConditionalGeneration, F3Processor]:
     """The language model behind a connector that nothing has taught yet, the only part that learns."""
-    torch.manual_seed(arguments.seed)
     model, processor = audio_language_model(tokenizer, arguments.language_model, code_loss_weight=0.0)
     if name == LATENTS:
         model.audio_model.encoder = NoEncoder()
@@ -123,20 +120,6 @@ def with_new_connector(
     model.requires_grad_(False)
     model.connector.requires_grad_(True)
     return model, processor
-
-
-@torch.inference_mode()
-def written_down(
-    model: F3AudioLMForConditionalGeneration, processor: F3Processor, arguments: argparse.Namespace
-) -> Iterator[dict]:
-    """What it writes for each recording, greedily."""
-    for path in arguments.datasets:
-        rows = texts_in(path, arguments)
-        for start in tqdm(range(0, len(rows), arguments.batch_size), desc=public_name(path), unit="batch"):
-            batch = [rows[index] for index in range(start, min(start + arguments.batch_size, len(rows)))]
-            for row, written in zip(batch, transcripts(model, processor, batch, arguments.language, num_beams=1)):
-                errors, words = word_errors(row["text"], written)
-                yield {"source": row["source"], "errors": errors, "words": words}
 
 
 def accuracy(found: dict) -> float:
