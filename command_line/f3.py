@@ -125,9 +125,6 @@ def speak(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale, if not the model's own.")] = None,
     seed: int = 0,
     language_model: LanguageModel = None,
-    language_model_dtype: Annotated[
-        str, typer.Option(help="Of the language model, all of which is read for every 80 ms; some overflow in float16.")
-    ] = "float16",
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -136,7 +133,8 @@ def speak(
     from feature_extraction_f3 import split_sentences
 
     network, processor = _audio_lm(model, language_model, device, dtype), _processor(model)
-    network.cast_language_models(getattr(torch, language_model_dtype))
+    if (device, dtype) == ("cpu", "float32"):
+        network.pack_for_cpu()
     rate = processor.feature_extractor.sampling_rate
     prompt = {"voice": None if voice is None else _recording(voice), "voice_text": voice_text}
     generator = torch.Generator().manual_seed(seed)

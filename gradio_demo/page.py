@@ -30,7 +30,7 @@ def page(autoencoder: str, audio_lm: str | None = None, language_model: str | No
             model = F3AudioLMForConditionalGeneration.from_pretrained(
                 audio_lm, text_model_name_or_path=language_model
             ).merge_adapter()
-            model.cast_language_models(torch.float16)
+            model.pack_for_cpu()
             processor = F3Processor.from_pretrained(audio_lm)
             transcribe_tab(model, processor)
             if model.flow_head is not None:

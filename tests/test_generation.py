@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import soundfile
 import torch
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3SpeechRecognitionPipeline
 from modeling_f3.generation_f3 import OPTIONS, audios_by_row
+from modeling_f3.packed_linear import is_packed
 from modeling_f3.speech_recognition_pipeline import cut_at_pauses
 from tiny import noise, tiny_audio_lm, tiny_flow_config, tiny_processor, tiny_residual_config
 from transformers import GenerationConfig, pipeline
@@ -127,18 +130,33 @@ def test_a_model_in_half_precision_listens_and_speaks(model, tmp_path, dtype):
     assert half.generate(**question, do_sample=False, max_new_tokens=3).shape[1] > question["input_ids"].shape[1]
 
 
-def test_the_language_models_alone_may_be_in_half_precision(model):
-    """As it is on CPUs, where all of it is read for every token."""
+def test_a_model_packed_for_the_cpu_says_and_writes_the_same_but_for_rounding(model):
     question = tiny_processor().apply_transcription_request(noise(400).numpy(), sampling_rate=800)
+    packed = copy.deepcopy(model).pack_for_cpu()
     said, written = [], []
-    for dtype in (torch.float32, torch.float16):
-        model.cast_language_models(dtype)
-        said.append(model.generate(**say("hi"), max_new_patches=3, generator=seeds(0)).latents[0])
-        written.append(model(**question).logits[0, -1].float())
-    assert {parameter.dtype for parameter in model.audio_model.parameters()} == {torch.float32}
-    torch.testing.assert_close(*said, atol=5e-2, rtol=0)
-    torch.testing.assert_close(*written, atol=5e-2, rtol=0)
-    assert not torch.equal(*said)
+    for speaker in (model, packed):
+        said.append(speaker.generate(**say("hi"), max_new_patches=3, generator=seeds(0)).latents[0])
+        written.append(speaker(**question).logits[0, -1])
+    torch.testing.assert_close(*said, atol=1e-2, rtol=0)
+    torch.testing.assert_close(*written, atol=1e-2, rtol=0)
+    kept = {name for name, _ in packed.named_parameters()}
+    dropped = [name for name, _ in model.named_parameters() if name not in kept]
+    assert any(name.startswith("flow_head.blocks.") for name in dropped) == is_packed(packed)  # where there is FBGEMM
+    assert all(name.startswith("audio_model.encoder.body.") for name in dropped if "audio_model" in name)
+
+
+def test_a_packed_model_cannot_be_saved(model, tmp_path):
+    packed = model.pack_for_cpu()
+    if not is_packed(packed):
+        pytest.skip("PyTorch has no FBGEMM for this processor")
+    with pytest.raises(ValueError, match="load it again, and save that"):
+        packed.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_only_models_in_fp32_are_packed(model):
+    with pytest.raises(ValueError, match="only models in float32 on the CPU can be packed, this one is torch.bfloat16 on cpu"):
+        model.to(torch.bfloat16).pack_for_cpu()
 
 
 def test_without_a_cap_the_length_of_the_text_is_one(model):

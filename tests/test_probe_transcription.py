@@ -96,6 +96,18 @@ def test_a_probe_that_was_stopped_does_not_begin_again(folder, tmp_path, judged,
     assert probe_transcription(arguments_for(folder, tmp_path)) == whole
 
 
+def test_what_was_read_under_other_conditions_is_not_taken_for_done(folder, tmp_path, judged):
+    probe_transcription(arguments_for(folder, tmp_path))
+    with pytest.raises(ValueError, match="was read with another max_items, seed: choose another --output_dir"):
+        probe_transcription(arguments_for(folder, tmp_path, "--max_items", "3", "--seed", "1"))
+
+
+def test_no_features_take_the_name_of_the_latents(folder, tmp_path):
+    arguments = arguments_for(folder, tmp_path, "--features", f"z={folder / 'first'}")
+    with pytest.raises(ValueError, match="'z' are the latents, which have a row anyway"):
+        probe_transcription(arguments)
+
+
 def test_writing_more_than_is_said_is_not_worse_than_writing_nothing():
     errors, words = word_errors("yes", "well I do not know what to say")
     assert errors > words and accuracy({"game": {"errors": errors, "words": words}}) == 0

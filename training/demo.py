@@ -151,7 +151,7 @@ def main() -> None:
     print("\n# Transcribe")
     transcribe(model, processor, arguments.input, WORDS if arguments.input == RECORDING else arguments.words)
     print("\n# Speak")
-    model.cast_language_models(torch.float16)
+    model.pack_for_cpu()
     speak(model, processor, arguments.say, load_transcript_judge(), arguments.output_dir)
 
 

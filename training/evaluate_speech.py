@@ -58,7 +58,8 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     rows = of_voice(load_audio_dataset(arguments.dataset, arguments.split), arguments.voice, arguments.max_items)
     latents = of_voice(load_latents(arguments.latents, arguments.split, model.audio_model.autoencoder), arguments.voice)
     flow_loss = flow_losses(model, processor, latents.select(range(min(arguments.max_items, len(latents)))))
-    model.cast_language_models(getattr(torch, arguments.language_model_dtype))
+    if arguments.packed:
+        model.pack_for_cpu()
     folder, rate = arguments.output_dir, model.config.sampling_rate
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -100,7 +101,7 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
             "grid_sentences": len(few),
             "threads": torch.get_num_threads(),
             "device": arguments.device,
-            "language_model_dtype": arguments.language_model_dtype,
+            "packed": arguments.packed,
         },
         "references": references,
         "default": means(records),
@@ -238,8 +239,8 @@ def markdown(report: dict) -> str:
     """The tables."""
     text = (
         "{model} says {sentences} sentences of {dataset}, split {split}, that it has not learned, in the voice {voice} "
-        "({device}, {threads} threads, language model in {language_model_dtype}). The grid is over {grid_sentences} of them."
-    ).format(**report["conditions"])
+        "({device}, {threads} threads, {weights}). The grid is over {grid_sentences} of them."
+    ).format(**report["conditions"], weights="packed weights" if report["conditions"]["packed"] else "weights as they are")
     columns = {
         "WER (%)": lambda part: f"{100 * part['wer']:.1f}",
         "DistillMOS": lambda part: f"{part['mos']:.2f}",
@@ -279,7 +280,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid_items", type=int, default=20, help="sentences for each pair of steps and guidance")
     parser.add_argument("--judge_cache", type=Path, help="where their weights are kept (default $HF_HOME/f3_wheels)")
     parser.add_argument("--language_model", help="folder or Hub name, if not the one that the model names")
-    parser.add_argument("--language_model_dtype", default="float32", help="while it speaks (default float32)")
+    parser.add_argument("--packed", action="store_true", help="packs the model for the CPU before it speaks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser

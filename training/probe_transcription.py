@@ -51,22 +51,28 @@ class NoEncoder(nn.Module):
 
 
 def probe_transcription(arguments: argparse.Namespace) -> dict:
-    """Trains what is not trained yet, writes the files and returns what `transcription_probe.json` holds."""
-    features = [(LATENTS, arguments.features[0][1]), *arguments.features]
-    results = {name: read(name, folder, arguments) for name, folder in features}
-    report = {
-        "conditions": {
-            "language_model": public_name(arguments.language_model),
-            "datasets": [public_name(path) for path in arguments.datasets],
-            "split": arguments.split,
-            "language": arguments.language,
-            "max_items": arguments.max_items,
-            "max_steps": arguments.max_steps,
-            "batch_size": arguments.batch_size,
-            "seed": arguments.seed,
-        },
-        "features": results,
+    """
+    Trains what is not trained yet, writes the files and returns what `transcription_probe.json` holds.
+
+    Raises:
+        `ValueError`: when features are named like the latents, or the folder holds what was read under other conditions.
+    """
+    if any(name == LATENTS for name, _ in arguments.features):
+        raise ValueError(f"{LATENTS!r} are the latents, which have a row anyway: give the features another name")
+    conditions = {
+        "language_model": public_name(arguments.language_model),
+        "datasets": [public_name(path) for path in arguments.datasets],
+        "split": arguments.split,
+        "language": arguments.language,
+        "max_items": arguments.max_items,
+        "max_seconds": arguments.max_seconds,
+        "max_steps": arguments.max_steps,
+        "batch_size": arguments.batch_size,
+        "seed": arguments.seed,
     }
+    features = [(LATENTS, arguments.features[0][1]), *arguments.features]
+    report = {"conditions": conditions}
+    report["features"] = {name: read(name, folder, arguments, conditions) for name, folder in features}
     folder = arguments.output_dir
     (folder / "transcription_probe.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     (folder / "transcription_probe.md").write_text(markdown(report), encoding="utf-8")
@@ -74,11 +80,19 @@ def probe_transcription(arguments: argparse.Namespace) -> dict:
     return report
 
 
-def read(name: str, tokenizer: str, arguments: argparse.Namespace) -> dict:
-    """Errors and words of each source and of all, read off the representations of a tokenizer, or off its latents."""
+def read(name: str, tokenizer: str, arguments: argparse.Namespace, conditions: dict) -> dict:
+    """
+    Errors and words of each source and of all, read off the representations of a tokenizer, or off its latents; what was
+    found under the same `conditions` before is not looked for again.
+    """
     folder = arguments.output_dir / "".join(filter(str.isalnum, name))
+    conditions = {**conditions, "tokenizer": public_name(tokenizer)}
     if (folder / "read.json").is_file():
-        return json.loads((folder / "read.json").read_text("utf-8"))
+        done = json.loads((folder / "read.json").read_text("utf-8"))
+        if done["conditions"] != conditions:
+            changed = sorted(key for key in conditions if conditions[key] != done["conditions"].get(key))
+            raise ValueError(f"{folder} was read with another {', '.join(changed)}: choose another --output_dir")
+        return done["found"]
     model, processor = with_new_connector(name, tokenizer, arguments)
     for lesson, schedule, losses in lessons(arguments.max_steps):
         stage = RepresentationArguments(
@@ -98,7 +112,8 @@ def read(name: str, tokenizer: str, arguments: argparse.Namespace) -> dict:
         teach(model, processor, stage)
     records = list(written_down(model.eval(), processor, arguments, num_beams=1))
     found = {source: totals(records) for source, records in by_source(records)}
-    (folder / "read.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    done = {"conditions": conditions, "found": found}
+    (folder / "read.json").write_text(json.dumps(done, indent=2), encoding="utf-8")
     return found
 
 
