@@ -1,7 +1,6 @@
 """The page: a tab for each thing that the given models can do."""
 
 import gradio as gr
-import torch
 from feature_extraction_f3 import F3FeatureExtractor, F3Processor
 from modeling_f3 import F3AudioLMForConditionalGeneration, F3AutoencoderModel
 

@@ -186,9 +186,13 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             `ValueError`: when the model is not in fp32 on the CPU, or has an adapter.
         """
         if self.device.type != "cpu" or self.dtype != torch.float32:
-            raise ValueError(f"only models in float32 on the CPU can be packed, this one is {self.dtype} on {self.device}")
+            raise ValueError(
+                f"only models in float32 on the CPU can be packed, this one is {self.dtype} on {self.device}"
+            )
         if self._hf_peft_config_loaded:
-            raise ValueError("layers with an adapter cannot be packed: call merge_adapter() or take_off_adapter() first")
+            raise ValueError(
+                "layers with an adapter cannot be packed: call merge_adapter() or take_off_adapter() first"
+            )
         bodies = [self.language_model.base_model, self.audio_model.encoder.body]
         if self.residual_lm is not None:
             bodies.append(self.residual_lm.body)

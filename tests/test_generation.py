@@ -155,8 +155,22 @@ def test_a_packed_model_cannot_be_saved(model, tmp_path):
 
 
 def test_only_models_in_fp32_are_packed(model):
-    with pytest.raises(ValueError, match="only models in float32 on the CPU can be packed, this one is torch.bfloat16 on cpu"):
+    with pytest.raises(
+        ValueError, match="only models in float32 on the CPU can be packed, this one is torch.bfloat16 on cpu"
+    ):
         model.to(torch.bfloat16).pack_for_cpu()
+
+
+def test_solver_and_sway_are_options_of_speech(model):
+    def said(**options):
+        return model.generate(**say("hi"), max_new_patches=2, generator=seeds(0), num_flow_steps=2, **options).latents[
+            0
+        ]
+
+    default = said()
+    assert torch.equal(said(flow_solver="euler", flow_sway=-1.0), default)
+    for options in ({"flow_sway": 0.0}, {"flow_solver": "midpoint"}):
+        assert not torch.equal(said(**options), default), options
 
 
 def test_without_a_cap_the_length_of_the_text_is_one(model):

@@ -240,7 +240,9 @@ def markdown(report: dict) -> str:
     text = (
         "{model} says {sentences} sentences of {dataset}, split {split}, that it has not learned, in the voice {voice} "
         "({device}, {threads} threads, {weights}). The grid is over {grid_sentences} of them."
-    ).format(**report["conditions"], weights="packed weights" if report["conditions"]["packed"] else "weights as they are")
+    ).format(
+        **report["conditions"], weights="packed weights" if report["conditions"]["packed"] else "weights as they are"
+    )
     columns = {
         "WER (%)": lambda part: f"{100 * part['wer']:.1f}",
         "DistillMOS": lambda part: f"{part['mos']:.2f}",

@@ -28,7 +28,8 @@ class SpeechOptions:
         flow_guidance_scale: how far the flow head follows the hidden state, beyond what is likely anyway; 1 is off. The
             `guidance_scale` of Transformers is that of text.
         noise_temperature: variance of the noise that patches start from.
-        flow_solver: `"euler"` or `"midpoint"`.
+        flow_solver: `"euler"` or `"midpoint"`, which evaluates the flow head twice in a step.
+        flow_sway: where steps are short: near the noise below 0, near the data above; see `time_grid`.
         stop_threshold: probability of the end at which to stop.
         min_new_patches: patches before which nothing stops.
         max_new_patches: the cap; by default `patches_per_token` for each token of a row's script, or else for each text
@@ -40,6 +41,7 @@ class SpeechOptions:
     flow_guidance_scale: float = 2.0
     noise_temperature: float = 1.0
     flow_solver: str = "euler"
+    flow_sway: float = -1.0
     stop_threshold: float = 0.5
     min_new_patches: int = 2
     max_new_patches: int | None = None
@@ -334,6 +336,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 guidance_scale=options.flow_guidance_scale,
                 noise_temperature=options.noise_temperature,
                 solver=options.flow_solver,
+                sway=options.flow_sway,
                 generator=generator,
             )
             patch = self.audio_model.autoencoder.normalize(patch)  # back to where latents live (Eq. 1)

@@ -22,6 +22,7 @@ from .model_outputs import F3AudioLMOutput, F3Output
 from .modeling_f3 import F3ForPreTraining, F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .modeling_flow_head import F3FlowHead
 from .multi_token_prediction import F3MultiTokenPrediction
+from .packed_linear import is_packed, pack_linears
 from .residual_lm import F3ResidualLM
 from .speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
@@ -140,6 +141,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         As in Transformers, with two differences: the language model is left out unless `config.save_language_model`, and an
         adapter that the model was loaded with lies beside the rest, not in its place.
         """
+        if is_packed(self):
+            raise ValueError("a model packed for the CPU has no weights left to save: load it again, and save that")
         if self._hf_peft_config_loaded:
             super().save_pretrained(save_directory, *args, **{**kwargs, "push_to_hub": False})
             self._hf_peft_config_loaded = False  # for Transformers, a model with an adapter is nothing but the adapter
@@ -173,14 +176,31 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             self.config.save_language_model = True
         return self
 
-    def cast_language_models(self, dtype: torch.dtype) -> None:
+    def pack_for_cpu(self) -> "F3AudioLMForConditionalGeneration":
         """
-        Language model and residual language model in another precision, all the rest as it is: all of their weights are read
-        for every 80 ms of speech, so on CPUs half of the bytes take little more than half of the time.
+        Halves the weights that are read for every 80 ms of speech: linear layers of the transformers that take part keep them
+        in half precision, see `pack_linears`. What is said changes no more than that rounds. For inference alone, and for
+        good: load the model again to train or save it. Returns the model.
+
+        Raises:
+            `ValueError`: when the model is not in fp32 on the CPU, or has an adapter.
         """
-        self.language_model.to(dtype)
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            raise ValueError(
+                f"only models in float32 on the CPU can be packed, this one is {self.dtype} on {self.device}"
+            )
+        if self._hf_peft_config_loaded:
+            raise ValueError(
+                "layers with an adapter cannot be packed: call merge_adapter() or take_off_adapter() first"
+            )
+        bodies = [self.language_model.base_model, self.audio_model.encoder.body]
         if self.residual_lm is not None:
-            self.residual_lm.to(dtype)
+            bodies.append(self.residual_lm.body)
+        if self.flow_head is not None:
+            bodies.append(self.flow_head.blocks)
+        for body in bodies:
+            pack_linears(body)
+        return self
 
     def take_off_adapter(self) -> None:
         """Leaves the model without the adapter that it was loaded with; without one, as it was."""
