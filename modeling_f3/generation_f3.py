@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN
+from configuration_f3.configuration_audio_lm import FRAMES_PER_TOKEN, F3AudioLMConfig
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 
 from .connector import token_counts
+from .growing_cache import growing_cache
 from .letter_prefixes import LetterPrefixes
 from .model_outputs import F3SpeechOutput
 from .streaming_state import F3StreamingState
@@ -28,7 +29,8 @@ class SpeechOptions:
         flow_guidance_scale: how far the flow head follows the hidden state, beyond what is likely anyway; 1 is off. The
             `guidance_scale` of Transformers is that of text.
         noise_temperature: variance of the noise that patches start from.
-        flow_solver: `"euler"` or `"midpoint"`, which evaluates the flow head twice in a step.
+        flow_solver: `"euler"`; `"midpoint"`, which evaluates the flow head twice in a step; or `"adams_bashforth"`, which makes
+            use of the step before.
         flow_sway: where steps are short: near the noise below 0, near the data above; see `time_grid`.
         stop_threshold: probability of the end at which to stop.
         min_new_patches: patches before which nothing stops.
@@ -322,7 +324,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
         script = Script.of(self, input_ids, script_ids, options.patches_per_token)
         written, kept = script.write(~script.finished())
         embeds, mask = torch.cat([embeds, self._embed(written, None)], 1), torch.cat([mask, kept.to(mask)], 1)
-        cache = SpeechCache()
+        cache = SpeechCache.of(self.config)
         hidden = self._read(embeds, mask, cache)
         speaking = torch.ones(len(input_ids), dtype=torch.bool, device=embeds.device)
         caps = caps.to(embeds.device)
@@ -367,9 +369,9 @@ class F3SpeechGenerationMixin(GenerationMixin):
         output = self.language_model.base_model(  # without the head, whose words nobody asks for
             inputs_embeds=embeds.to(self.language_model.dtype), past_key_values=cache.language_model, **given
         )
-        hidden, cache.language_model = output.last_hidden_state, output.past_key_values
+        hidden = output.last_hidden_state
         if self.residual_lm is not None:
-            hidden, cache.residual_lm = self.residual_lm(hidden, embeds, past_key_values=cache.residual_lm, **given)
+            hidden, _ = self.residual_lm(hidden, embeds, past_key_values=cache.residual_lm, **given)
         return hidden[:, -1]
 
 
@@ -380,8 +382,14 @@ AUDIO_INPUTS = ("input_values", "padding_mask", "latents", "latents_mask")
 class SpeechCache:
     """What the language model and the residual one, if there is one, remember of what they have read."""
 
-    language_model: Cache | None = None
-    residual_lm: Cache | None = None
+    language_model: Cache
+    residual_lm: Cache | None
+
+    @classmethod
+    def of(cls, config: F3AudioLMConfig) -> "SpeechCache":
+        """Of a model that has read nothing yet."""
+        residual = config.residual_config
+        return cls(growing_cache(config.text_config), None if residual is None else growing_cache(residual))
 
 
 class Script:

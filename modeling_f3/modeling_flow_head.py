@@ -110,7 +110,7 @@ class F3FlowHead(F3PreTrainedModel):
         has_previous: torch.Tensor | None,
     ) -> torch.Tensor:
         """The tokens [N, 2 + P, width] of what a patch is made from, the first without the time: the same at every step."""
-        dtype = self.condition.weight.dtype
+        dtype = self.positions.dtype
         condition = _known(self.condition(condition.to(dtype)), has_condition, self.no_condition)
         representation = _known(
             self.representation(representation.to(dtype)), has_representation, self.no_representation
@@ -182,7 +182,7 @@ class F3FlowHead(F3PreTrainedModel):
             num_steps: steps of the solver.
             guidance_scale: how far to go from what is likely anyway to what the hidden state asks for; 1 is off.
             noise_temperature: variance of the noise to start from.
-            solver: `"euler"` or `"midpoint"`.
+            solver: `"euler"`, `"midpoint"` or `"adams_bashforth"`.
             sway: see `time_grid`.
             generator: of the noise, on the CPU; one for all items, or a list with one for each, so that an item does not
                 depend on its batch.

@@ -48,7 +48,7 @@ def gaussian_velocity(mean: float, deviation: float):
     return velocity
 
 
-@pytest.mark.parametrize("name, order", [("euler", 1), ("midpoint", 2)])
+@pytest.mark.parametrize("name, order", [("euler", 1), ("midpoint", 2), ("adams_bashforth", 2)])
 def test_solvers_carry_noise_to_data_with_the_error_of_their_order(name, order):
     start = torch.linspace(-2, 2, 9, dtype=torch.float64)
     exact = 3.0 + 0.5 * start  # the flow between Gaussians is this map
@@ -176,7 +176,7 @@ def test_a_head_comes_back_from_its_folder(tmp_path):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="unknown solver 'heun': choose one of euler, midpoint"):
+    with pytest.raises(ValueError, match="unknown solver 'heun': choose one of euler, midpoint, adams_bashforth"):
         head().sample(**given(1), solver="heun")
     with pytest.raises(ValueError, match="must not be negative"):
         head().sample(**given(1), noise_temperature=-1.0)

@@ -22,7 +22,7 @@ from .model_outputs import F3AudioLMOutput, F3Output
 from .modeling_f3 import F3ForPreTraining, F3Model, F3RepresentationPreTrainedModel, draw_latent_noise
 from .modeling_flow_head import F3FlowHead
 from .multi_token_prediction import F3MultiTokenPrediction
-from .packed_linear import is_packed, pack_linears
+from .packed_layers import is_packed, pack_layers
 from .residual_lm import F3ResidualLM
 from .speech_recognition_pipeline import F3SpeechRecognitionPipeline
 
@@ -178,8 +178,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
 
     def pack_for_cpu(self) -> "F3AudioLMForConditionalGeneration":
         """
-        Halves the weights that are read for every 80 ms of speech: linear layers of the transformers that take part keep them
-        in half precision, see `pack_linears`. What is said changes no more than that rounds. For inference alone, and for
+        Halves what is read and done for every 80 ms of speech: the transformers that take part get packed layers, with weights
+        in half precision, see `pack_layers`. What is said changes no more than that rounds. For inference alone, and for
         good: load the model again to train or save it. Returns the model.
 
         Raises:
@@ -197,9 +197,9 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         if self.residual_lm is not None:
             bodies.append(self.residual_lm.body)
         if self.flow_head is not None:
-            bodies.append(self.flow_head.blocks)
+            bodies.append(self.flow_head)
         for body in bodies:
-            pack_linears(body)
+            pack_layers(body)
         return self
 
     def take_off_adapter(self) -> None:
