@@ -87,7 +87,7 @@ inputs = processor.apply_transcription_request("recording.wav")
 written = model.generate(**inputs, **model.transcription_options(inputs["input_ids"]))
 print(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
-model = model.merge_adapter().pack_for_cpu()  # on a CPU: speaks in half of the time, and can no longer be trained or saved
+model = model.merge_adapter().pack_for_cpu()  # on a CPU: speaks in less than half of the time, and can no longer be trained or saved
 spoken = model.generate(**processor.apply_speech_request("Good morning."), generator=torch.Generator().manual_seed(0))
 processor.save_audio(spoken.audio[0], "morning.wav")
 ```"""
