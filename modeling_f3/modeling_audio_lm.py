@@ -178,8 +178,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
 
     def pack_for_cpu(self) -> "F3AudioLMForConditionalGeneration":
         """
-        Halves what is read and done for every 80 ms of speech: the transformers that take part get packed layers, with weights
-        in half precision, see `pack_layers`. What is said changes no more than that rounds. For inference alone, and for
+        Makes speech faster: the transformers that take part get packed layers, with weights in half precision and fewer
+        operations, see `pack_layers`. What is said changes no more than that rounds. For inference alone, and for
         good: load the model again to train or save it. Returns the model.
 
         Raises:

@@ -169,7 +169,7 @@ def test_solver_and_sway_are_options_of_speech(model):
 
     default = said()
     assert torch.equal(said(flow_solver="euler", flow_sway=-1.0), default)
-    for options in ({"flow_sway": 0.0}, {"flow_solver": "midpoint"}):
+    for options in ({"flow_sway": 0.0}, {"flow_solver": "midpoint"}, {"flow_solver": "adams_bashforth"}):
         assert not torch.equal(said(**options), default), options
 
 

@@ -32,11 +32,11 @@ def decoder(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def read(model: nn.Module, steps: tuple[int, ...]) -> torch.Tensor:
-    """Hidden states of two rows, the first padded on the left by two, read in `steps`."""
+def read(model: nn.Module, steps: tuple[int, ...], padding: int) -> torch.Tensor:
+    """Hidden states of two rows, the first padded on the left, read in `steps`. Without padding, models need no mask."""
     embeds = torch.randn(2, sum(steps), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     mask = torch.ones(2, sum(steps), dtype=torch.long)
-    mask[0, :2] = 0
+    mask[0, :padding] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, found, start = DynamicCache(config=model.config), [], 0
     for end in torch.tensor(steps).cumsum(0).tolist():
@@ -47,13 +47,14 @@ def read(model: nn.Module, steps: tuple[int, ...]) -> torch.Tensor:
     return torch.cat(found, 1)[mask.bool()]
 
 
+@pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("steps", [(12,), (7, 1, 3, 1)])
 @pytest.mark.parametrize("name", DECODERS)
-def test_packed_decoders_read_the_same_but_for_rounding(name, steps):
+def test_packed_decoders_read_the_same_but_for_rounding(name, steps, padding):
     model = decoder(name)
     packed = copy.deepcopy(model)
     pack_layers(packed)
-    torch.testing.assert_close(read(packed, steps), read(model, steps), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(read(packed, steps, padding), read(model, steps, padding), atol=1e-2, rtol=1e-2)
     assert is_packed(packed) and not is_packed(model)
     assert [parameter for parameter, _ in packed.named_parameters() if "_proj" in parameter] == []
     kinds = {type(module) for module in packed.modules()}

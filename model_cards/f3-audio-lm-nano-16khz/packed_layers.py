@@ -1,6 +1,6 @@
 """
 Layers of transformers for speech on CPUs. Weights in half precision, packed for FBGEMM, between activations in fp32, halve
-what is read for a token; and since a token alone is little work, so are the operations that it takes.
+what is read for a token. A token alone is so little work that starting operations takes much of the time: these take fewer.
 """
 
 import math
