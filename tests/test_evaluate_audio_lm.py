@@ -108,6 +108,7 @@ def test_a_dataset_without_texts_is_refused(folder, tmp_path):
 def test_speech_is_judged_by_what_is_heard(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(speech_module, "STEPS", (1, 2))
     monkeypatch.setattr(speech_module, "SCALES", (1.0, 2.0))
+    monkeypatch.setattr(speech_module, "LENGTHS", (1, 2, 3))
     judges = Judges(
         transcribe=lambda samples, language: "one two three",
         embed_speaker=lambda samples: np.array([1.0, 0.0]),
@@ -125,6 +126,10 @@ def test_speech_is_judged_by_what_is_heard(folder, tmp_path, monkeypatch):
     assert references.keys() == {"recordings", "recordings, encoded and decoded"}
     assert all(part["wer"] == default["wer"] and "stopped" not in part for part in references.values())
     assert [(row["steps"], row["guidance"]) for row in report["grid"]] == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
+    assert 0 < report["first_sound"]["seconds"] <= report["first_sound"]["longest"]
+    lengths = report["by_length"]
+    assert [row["sentences"] for row in lengths] == [1, 2]  # there are no three
+    assert all(row["real_time_factor"] > 0 and row["seconds"] > 0 for row in lengths)
     losses = report["flow_loss"]
     assert losses.keys() == {"all", "without hidden state", "without representation", "without previous patch"}
     assert len(set(losses.values())) > 1

@@ -6,9 +6,10 @@ How well an audio language model speaks: sentences it has not learned, in the vo
 
 Whisper says what is heard, DistillMOS how good it sounds, Resemblyzer whether it is the voice: cosine to the mean of the
 recordings of the same sentences. These are judged as well, as they are and after the autoencoder, which no speech of the
-model can be expected to surpass. Default options on all sentences, then a grid of steps and guidance on fewer; and what each
-condition of the flow head is worth, the flow loss without it. Writes `speech.json`, `speech.jsonl` (every sentence),
-`speech.md` (the tables, also printed) and sound files of the first sentences.
+model can be expected to surpass. Default options on all sentences, then a grid of steps and guidance on fewer; how long
+the first sound takes, and what a second of longer speech costs; and what each condition of the flow head is worth, the flow
+loss without it. Writes `speech.json`, `speech.jsonl` (every sentence), `speech.md` (the tables, also printed) and sound files
+of the first sentences.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ from .reconstruction_metrics import JUDGE_RATE, UndefinedScoreError, word_errors
 STEPS, SCALES = (1, 2, 4, 10), (1.0, 1.5, 2.0, 3.0)
 CONDITIONS = {"hidden state": "has_condition", "representation": "has_representation", "previous patch": "has_previous"}
 SOUND_FILES = 5
+WAITS = 20  # sentences whose first sound is waited for
+LENGTHS = (1, 4, 12, 24)  # sentences said in one go
 FLOW_ROWS = 8  # in a batch for the flow loss
 
 
@@ -71,6 +74,8 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
     said = say(rows, "default options")
     for index, (samples, _) in enumerate(said[:SOUND_FILES]):
         processor.save_audio(samples, str(folder / f"{index}.wav"))
+    waits = [seconds_to_first_sound(model, processor, text, seed) for seed, text in enumerate(rows["text"][:WAITS])]
+    by_length = costs_by_length(model, processor, rows["text"])
     few = rows.select(range(min(arguments.grid_items, len(rows))))
     pairs = list(product(STEPS, SCALES))
     said_on_grid = [
@@ -106,6 +111,8 @@ def evaluate_speech(arguments: argparse.Namespace, judges: Judges | None = None)
         "references": references,
         "default": means(records),
         "grid": grid,
+        "first_sound": {"seconds": median(waits), "longest": max(waits)},
+        "by_length": by_length,
         "flow_loss": flow_loss,
     }
     (folder / "speech.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -151,6 +158,29 @@ def spoken(
     elapsed = time.perf_counter() - started
     seconds = output.audio_lengths[0].item() / model.config.sampling_rate
     return output.audio[0], {"seconds": seconds, "model_seconds": elapsed, "finish_reason": output.finish_reasons[0]}
+
+
+@torch.inference_mode()
+def seconds_to_first_sound(
+    model: F3AudioLMForConditionalGeneration, processor: F3Processor, text: str, seed: int
+) -> float:
+    """From the call to the first samples that `stream_audio` yields, so the prompt is read within."""
+    inputs = processor.apply_speech_request(text).to(model.device)
+    started = time.perf_counter()
+    chunks = model.stream_audio(**inputs, generator=torch.Generator().manual_seed(seed))
+    next(chunk for chunk in chunks if len(chunk[0]) > 0)
+    return time.perf_counter() - started
+
+
+def costs_by_length(model: F3AudioLMForConditionalGeneration, processor: F3Processor, texts: list[str]) -> list[dict]:
+    """Of ever more sentences said in one go: how long they are, what a second of them costs, and why they end."""
+    found = []
+    for count in LENGTHS:
+        if count <= len(texts):
+            _, record = spoken(model, processor, " ".join(texts[:count]), seed=0)
+            factor = record.pop("model_seconds") / record["seconds"]
+            found.append({"sentences": count, "real_time_factor": factor, **record})
+    return found
 
 
 def judged(samples: torch.Tensor, text: str, voice: np.ndarray, judges: Judges, rate: int) -> dict:
@@ -265,6 +295,12 @@ def markdown(report: dict) -> str:
     for row in rows:
         cells = " | ".join(show(row) for show in columns.values())
         lines.append(f"| {row['speech']} | {row['steps']} | {row['guidance']} | {cells} |")
+    lines += ["", "| sentences in one go | seconds | real-time factor | ends by |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['sentences']} | {row['seconds']:.1f} | {row['real_time_factor']:.2f} | {row['finish_reason']} |"
+        for row in report["by_length"]
+    ]
+    lines += ["", "From request to first sound {seconds:.2f} s, {longest:.2f} at most.".format(**report["first_sound"])]
     lines += ["", "| conditions of the flow head | flow loss |", "|---|---|"]
     lines += [f"| {name} | {loss:.4f} |" for name, loss in report["flow_loss"].items()]
     return "\n".join([*lines, ""])
