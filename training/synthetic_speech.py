@@ -30,7 +30,7 @@ PIPER = Wheel(
     "25b4d3f31ff70c8fa7151908e00aaa5650cbdf16bca8fcf21299f3941b89a7d3",
     "cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.manylinux_2_28_x86_64",
 )
-PIPER_NOISE = 1 / 3  # of sounds and durations; by itself Piper has 0.667 and 0.8, is heard less well and learned later
+PIPER_NOISE = 1 / 3  # of sounds and durations, where Piper has 0.667 and 0.8: what varies less is easier to predict
 WORDS = (4, 20)  # of a sentence
 WORD = re.compile("[a-z]{3,13}")
 
