@@ -43,6 +43,9 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
             way to learn what is said next than that of the flow head; at zero the model has no head for it.
         previous_noise_scale (`float`): largest standard deviation of the noise on the previous patch that the flow head is
             trained with: at inference it will be one that it has made.
+        own_history_share (`float`): share of the speech that is learned after patches which the model itself would say, in
+            place of the recorded ones: at inference it hears no others. Above zero, batches of speech are read twice in
+            training.
 
     Raises:
         `StrictDataclassError`: when a value has the wrong type or is out of range.
@@ -77,6 +80,7 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
     stop_loss_weight: float = 0.5
     representation_loss_weight: float = 0.0
     previous_noise_scale: float = 0.3
+    own_history_share: float = 0.0
 
     def __post_init__(self, **kwargs):
         if self.audio_config is None or isinstance(self.audio_config, dict):
@@ -115,6 +119,8 @@ class F3AudioLMConfig(CompositeConfigMixin, PreTrainedConfig):
                      "representation_loss_weight", "previous_noise_scale"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.own_history_share <= 1:
+            raise ValueError(f"own_history_share must be in [0, 1], got {self.own_history_share}")
         if self.connector_hidden_size < 1:
             raise ValueError(f"connector_hidden_size must be at least 1, got {self.connector_hidden_size}")
         if self.residual_config is not None and self.flow_config is None:

@@ -193,7 +193,8 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
                 `[B, S]`; by default what is asked for in the words of `speech_request`. Other models do without.
             tokenize: return what the model takes, not the text.
             return_labels: add what there is to learn from the assistant: `labels`, the tokens of written answers and -100
-                elsewhere, and `spoken` `[A]`, true for audio in an answer. An answer with audio in it is all spoken.
+                elsewhere, and `spoken` `[A]`, true for audio in an answer, if there is such. An answer with audio in it is
+                all spoken.
             return_dict, return_tensors: as everywhere in Transformers, where they have other values too.
             sampling_rate: of waveforms that don't say theirs; a file does, and is brought to the model's.
             padding_side: `"left"` to generate, `"right"` to train; by default the one that suits `return_labels`.
@@ -237,7 +238,7 @@ class F3Processor(HubCodeMixin, ProcessorMixin):
                     raise ValueError(
                         f"conversation {index} has no answer of the assistant to learn: add one or leave it out"
                     )
-            if frames:
+            if any(map(any, spoken)):
                 data["spoken"] = torch.tensor([flag for flags in spoken for flag in flags])
         return BatchFeature(data)
 

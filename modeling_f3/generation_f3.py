@@ -49,6 +49,17 @@ class SpeechOptions:
     max_new_patches: int | None = None
     patches_per_token: int = 8
 
+    @property
+    def of_flow_head(self) -> dict[str, Any]:
+        """Those that `F3FlowHead.sample` takes."""
+        return {
+            "num_steps": self.num_flow_steps,
+            "guidance_scale": self.flow_guidance_scale,
+            "noise_temperature": self.noise_temperature,
+            "solver": self.flow_solver,
+            "sway": self.flow_sway,
+        }
+
 
 OPTIONS = tuple(field.name for field in fields(SpeechOptions))
 SPARE_PATCHES = 25
@@ -334,11 +345,7 @@ class F3SpeechGenerationMixin(GenerationMixin):
                 voice.representation,
                 voice.patch,
                 voice.known,
-                num_steps=options.num_flow_steps,
-                guidance_scale=options.flow_guidance_scale,
-                noise_temperature=options.noise_temperature,
-                solver=options.flow_solver,
-                sway=options.flow_sway,
+                **options.of_flow_head,
                 generator=generator,
             )
             patch = self.audio_model.autoencoder.normalize(patch)  # back to where latents live (Eq. 1)

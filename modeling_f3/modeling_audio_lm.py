@@ -1,6 +1,7 @@
 """The F3 audio language model: audio tokens and text in, one language model for both (Eq. 7)."""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -277,7 +278,8 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             latents_mask: `[A, T]`.
             labels: `[B, L]`, the text to be learned, -100 elsewhere. In training only the logits from the first label on
                 are computed.
-            spoken: `[A]`, true for the audios to be learned as speech.
+            spoken: `[A]`, true for the audios to be learned as speech. Where given, the parts that speak take part in
+                training even if none of them is: processes that share weights need gradients of the same ones.
 
         Audio without `input_ids` is not read by the language model: the loss is that of RQ-MTP alone, `None` without its heads.
 
@@ -292,9 +294,16 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, None if audio is None else self._audio_tokens(audio))
         self._check_length(inputs_embeds, attention_mask)
-        speaks = spoken is not None and bool(spoken.any())
+        speaks = spoken is not None and (self.training or bool(spoken.any()))
         if speaks and self.flow_head is None:
             raise ValueError("the model has no flow head to learn speech with: give its configuration a flow_config")
+        recorded = None if audio is None else audio.latents
+        if speaks and self.training and self.config.own_history_share > 0:
+            chosen = torch.rand(spoken.shape, device=spoken.device) < self.config.own_history_share
+            hidden = self._hidden_states(inputs_embeds, attention_mask, position_ids)
+            latents = self._own_latents(input_ids, hidden, audio, spoken & chosen)
+            audio = self._audio(None, None, latents, audio.latents_mask)
+            inputs_embeds = self._embed(input_ids, self._audio_tokens(audio))
         if labels is not None:
             first = self._first_label(labels, speaks)
             if self.training:
@@ -314,7 +323,7 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
             hidden = output.hidden_states[-1]
             if self.residual_lm is not None:
                 hidden, _ = self.residual_lm(hidden, inputs_embeds, attention_mask, position_ids)
-            losses |= self._speech_losses(input_ids, hidden, audio, spoken)
+            losses |= self._speech_losses(input_ids, hidden, audio, recorded, spoken)
         return F3AudioLMOutput(
             loss=self._total(losses) if labels is not None or speaks else None,
             logits=output.logits,
@@ -383,46 +392,61 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
                 inputs.pop(name, None)  # the cache has read the audio
         return inputs
 
+    @torch.no_grad()
+    def _hidden_states(self, embeds: torch.Tensor, attention_mask, position_ids) -> torch.Tensor:
+        """H [B, L, width], what speech is made from."""
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        hidden = self.language_model.base_model(inputs_embeds=embeds, use_cache=False, **given).last_hidden_state
+        return hidden if self.residual_lm is None else self.residual_lm(hidden, embeds, **given)[0]
+
+    @torch.no_grad()
+    def _own_latents(
+        self, input_ids: torch.Tensor, hidden: torch.Tensor, audio: F3Output, chosen: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Latents [A, T, D], those of the `chosen` [A] audios with the patches that the model itself would say, each after
+        those recorded before it.
+        """
+        patches = Patches.of(self, input_ids, hidden, audio)
+        said = chosen[patches.owner] & patches.complete
+        own = self.flow_head.sample(*patches.conditions(said), **self._speech_options(None, {}).of_flow_head)
+        heard = patches.heard.clone()
+        heard[said] = self.audio_model.autoencoder.normalize(own).to(heard)
+        tokens = token_mask(audio.latents_mask)[:, :, None, None]
+        return in_pairs(audio.latents).masked_scatter(tokens, heard).flatten(1, 2)[:, : audio.latents.shape[1]]
+
     def _speech_losses(
-        self, input_ids: torch.Tensor, hidden: torch.Tensor, audio: F3Output, spoken: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        hidden: torch.Tensor,
+        audio: F3Output,
+        recorded: torch.Tensor,
+        spoken: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """
         The losses of the audios that are `spoken` [A]: first the mean over the patches of each, then over the rows of the
-        batch, so that a batch cut into smaller ones has the same loss. Patch i and its representations, normalised over
-        their channels, are learned from the hidden state before its place, and whether speech ends there, or a word of it
-        that stands before its patches, from the one at its place.
+        batch, so that a batch cut into smaller ones has the same loss. Patch i of `recorded` [A, T, D], and the
+        representations at its place, normalised over their channels, are learned from the hidden state before it, and
+        whether speech ends there, or a word of it that stands before its patches, from the one at its place.
         """
-        counts = token_counts(audio.latents_mask.sum(1))
-        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        begins = torch.cat([owner.new_ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])
-
-        tokens = token_mask(audio.latents_mask)
-        patches = in_pairs(audio.latents)[tokens]
-        complete = in_pairs(audio.latents_mask.unsqueeze(-1))[tokens].flatten(1).all(1)
-        representations = self.connector.downsampled(audio.last_hidden_state)[tokens].detach()
-        previous = patches.roll(1, 0)
+        patches, rows = Patches.of(self, input_ids, hidden, audio), len(input_ids)
+        tokens, owner, said = token_mask(audio.latents_mask), patches.owner, spoken[patches.owner]
+        learned = said & patches.complete
+        condition, representation, previous, known = patches.conditions(learned)
         if self.training:
             noise = draw_noise((len(previous), *previous.shape[1:]), self.config.previous_noise_scale, 0.5)
             previous = previous + noise.to(previous)
-
-        places = input_ids == self.config.audio_token_id
-        before, at = hidden[:, :-1][places[:, 1:]], hidden[places]
-        ends = ~F.pad(places, (0, 1))[:, 1:][places]
-        said = spoken[owner]
-        learned = said & complete
-        flow = self.flow_head.loss(
-            patches[learned], before[learned], representations.roll(1, 0)[learned], previous[learned], ~begins[learned]
-        )
-        scores = self.stop_head(at[said].to(self.stop_head.weight.dtype))[:, 0].float()
-        stop = F.binary_cross_entropy_with_logits(scores, ends[said].float(), reduction="none")
-        rows = len(input_ids)
+        wanted = in_pairs(recorded)[tokens][learned]
+        flow = self.flow_head.loss(wanted, condition, representation, previous, known)
+        scores = self.stop_head(patches.at[said].to(self.stop_head.weight.dtype))[:, 0].float()
+        stop = F.binary_cross_entropy_with_logits(scores, patches.ends[said].float(), reduction="none")
         losses = {
             "flow_loss": _mean_of_means(flow, owner[learned], rows),
             "stop_loss": _mean_of_means(stop, owner[said], rows),
         }
         if self.representation_head is not None:
             heard = in_pairs(audio.last_hidden_state)[tokens][learned].detach().float()
-            told = self.representation_head(before[learned].to(self.representation_head.weight.dtype)).float()
+            told = self.representation_head(condition.to(self.representation_head.weight.dtype)).float()
             wanted = F.layer_norm(heard, heard.shape[-1:]).flatten(1)
             errors = (told - wanted).square().mean(1)
             losses["representation_loss"] = _mean_of_means(errors, owner[learned], rows)
@@ -442,6 +466,56 @@ class F3AudioLMForConditionalGeneration(F3SpeechGenerationMixin, F3Representatio
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = {name: getattr(self.config, f"{name}_weight") for name in losses if name != "code_losses"}
         return sum(weight * losses[name] for name, weight in weights.items())
+
+
+@dataclass(frozen=True)
+class Patches:
+    """
+    The n patches of all audios of a batch, one after the other, and what is known before each is said.
+
+    Args:
+        owner: `[n]`, which audio a patch is of.
+        begins: `[n]`, true for the first of an audio.
+        complete: `[n]`, false for a last one that an odd frame is missing of.
+        heard: `[n, P, D]` latents.
+        representations: `[n, width of the connector]`, downsampled.
+        before: `[n, width]`, the hidden state before the place of a patch.
+        at: `[n, width]`, the one at its place.
+        ends: `[n]`, true where no other patch follows in the text.
+    """
+
+    owner: torch.Tensor
+    begins: torch.Tensor
+    complete: torch.Tensor
+    heard: torch.Tensor
+    representations: torch.Tensor
+    before: torch.Tensor
+    at: torch.Tensor
+    ends: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, model: F3AudioLMForConditionalGeneration, input_ids: torch.Tensor, hidden: torch.Tensor, audio: F3Output
+    ) -> "Patches":
+        """Of `audio`, at the places that `input_ids` [B, L] has for it, whose hidden states [B, L, width] are `hidden`."""
+        counts = token_counts(audio.latents_mask.sum(1))
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        tokens, places = token_mask(audio.latents_mask), input_ids == model.config.audio_token_id
+        return cls(
+            owner=owner,
+            begins=torch.cat([owner.new_ones(1, dtype=torch.bool), owner[1:] != owner[:-1]]),
+            complete=in_pairs(audio.latents_mask.unsqueeze(-1))[tokens].flatten(1).all(1),
+            heard=in_pairs(audio.latents)[tokens],
+            representations=model.connector.downsampled(audio.last_hidden_state)[tokens].detach(),
+            before=hidden[:, :-1][places[:, 1:]],
+            at=hidden[places],
+            ends=~F.pad(places, (0, 1))[:, 1:][places],
+        )
+
+    def conditions(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the flow head makes the `chosen` [n] ones from: H_i, r_{i-1}, the patch before, and whether there is one."""
+        representations, previous = self.representations.roll(1, 0), self.heard.roll(1, 0)
+        return self.before[chosen], representations[chosen], previous[chosen], ~self.begins[chosen]
 
 
 def _mean_of_means(values: torch.Tensor, owner: torch.Tensor, rows: int) -> torch.Tensor:

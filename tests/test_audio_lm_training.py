@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from configuration_f3 import F3AudioLMConfig
 from f3_training.audio_lm import AudioLMArguments
 from f3_training.audio_lm_training import speaking_model, train_audio_lm, with_lora
 from f3_training.latents_batches import TaskMix
@@ -113,7 +114,11 @@ def test_weights_sharded_over_processes_learn_what_copies_of_them_do_and_are_sav
     (tmp_path / "run.py").write_text(ON_PROCESSORS)
     histories, adapters = [], []
     for way in ("ddp", "fsdp"):
-        options = vars(arguments(data, tmp_path / way, latents=str(data / "latents"), batch_size=2, lora_rank=2))
+        options = vars(
+            arguments(
+                data, tmp_path / way, latents=str(data / "latents"), batch_size=2, lora_rank=2, own_history_share=0.5
+            )
+        )
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         config = Path(__file__).parents[1] / "examples" / "accelerate" / f"{way}.yaml"
         launcher = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
@@ -208,6 +213,7 @@ def test_parts_around_the_language_model_may_stay_as_they_are(data, tmp_path, lo
         frozen="connector,flow_head",
         learning_rate=1e-2,
         representation_loss_weight=0.5,
+        own_history_share=0.5,
     )
     torch.manual_seed(options.seed)
     before = speaking_model(options).state_dict()  # new heads are drawn as they will be
@@ -217,6 +223,7 @@ def test_parts_around_the_language_model_may_stay_as_they_are(data, tmp_path, lo
         same = [torch.equal(after[name], weight) for name, weight in before.items() if name.startswith(part)]
         assert same and all(same) is stays, part
     assert "speak_representation_loss" in json.loads((tmp_path / "history.json").read_text())[-1]
+    assert F3AudioLMConfig.from_pretrained(tmp_path / "model").own_history_share == 0.5
     with pytest.raises(ValueError, match="--frozen names ears: choose from connector, residual_lm, flow_head"):
         train_audio_lm(arguments(data, tmp_path / "other", frozen="ears"))
 

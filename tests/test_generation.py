@@ -351,7 +351,8 @@ def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path
         batch = tiny_processor().apply_chat_template(
             [conversations[row] for row in rows], return_labels=True, sampling_rate=800
         )
-        assert batch["spoken"].tolist() == [row == 0 for row in rows]
+        assert ("spoken" in batch) is (0 in rows)
+        assert batch.setdefault("spoken", torch.tensor([False])).tolist() == [row == 0 for row in rows]
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return model(**batch)
@@ -365,8 +366,37 @@ def test_speech_is_learned_with_text_in_one_call_and_cut_batches_add_up(tmp_path
     torch.testing.assert_close(both.loss, weighted)
     model.train()
     losses([0]).loss.backward()
-    for layer in (model.flow_head.velocity, model.stop_head, model.representation_head):
-        assert layer.weight.grad.abs().sum() > 0
+    speaking = (model.flow_head.velocity, model.stop_head, model.representation_head)
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in speaking)
+    model.zero_grad()
+    losses([1]).loss.backward()  # nothing to learn, but gradients, as on other processes that have speech
+    assert all(not parameter.grad.any() for layer in speaking for parameter in layer.parameters())
+
+
+def test_in_training_recorded_patches_may_be_learned_after_the_models_own(tmp_path, monkeypatch):
+    parts = {"flow_config": tiny_flow_config(), "residual_config": tiny_residual_config()}
+    model = tiny_audio_lm(tmp_path, **parts, previous_noise_scale=0.0, own_history_share=1.0)
+    model.config.audio_config.latent_noise_scale = 0.0
+    voice, heard = ({"type": "audio", "audio": noise(300 + 100 * seed, seed=seed).numpy()} for seed in (1, 2))
+    conversations = [
+        [{"role": "user", "content": "Say: hi"}, {"role": "assistant", "content": [voice]}],
+        [{"role": "user", "content": [heard]}, {"role": "assistant", "content": "ho"}],
+    ]
+    batch = tiny_processor().apply_chat_template(conversations, return_labels=True, sampling_rate=800)
+    head, given = model.flow_head, []
+    torch.nn.init.normal_(head.velocity.weight)
+    loss = head.loss
+    monkeypatch.setattr(head, "loss", lambda *values: given.append(values) or loss(*values))
+    monkeypatch.setattr(head, "sample", lambda condition, *_, **__: noise(len(condition), 2, head.config.latent_dim))
+    recorded, own = model.eval()(**batch), model.train()(**batch)
+    (patch, _, representation, previous, known), (*_, wanted_known) = given[1], given[0]
+    assert torch.equal(patch, given[0][0]) and torch.equal(known, wanted_known)
+    said = model.audio_model.autoencoder.normalize(noise(len(patch), 2, head.config.latent_dim))
+    torch.testing.assert_close(previous[1:], said[:-1])
+    assert (representation[1:] - given[0][2][1:]).abs().max() > 1e-3
+    torch.testing.assert_close(own.text_loss, recorded.text_loss)  # what is listened to stays as it is
+    own.loss.backward()
+    assert all(part.grad.abs().sum() > 0 for part in (head.condition.weight, model.residual_lm.residual.weight))
 
 
 @pytest.mark.parametrize("word_by_word, residual", [(False, None), (True, None), (True, tiny_residual_config())])

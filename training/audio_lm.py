@@ -48,6 +48,10 @@ class AudioLMArguments:
         default=None,
         metadata={"help": "of telling the next representations, if not that of the model; 0: without that head"},
     )
+    own_history_share: float | None = field(
+        default=None,
+        metadata={"help": "of speech that is learned after patches of the model's own, if not that of the model"},
+    )
     residual_layers: int = field(
         default=0,
         metadata={"help": "of a new residual language model, between language model and flow head; 0: no new one"},

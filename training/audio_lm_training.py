@@ -88,8 +88,9 @@ def speaking_model(arguments) -> F3AudioLMForConditionalGeneration:
     config, changed = model.config, {}
     if config.code_loss_weight > 0:
         changed["code_loss_weight"] = 0.0
-    if arguments.representation_loss_weight is not None:
-        changed["representation_loss_weight"] = arguments.representation_loss_weight
+    for name in ("representation_loss_weight", "own_history_share"):
+        if getattr(arguments, name) is not None:
+            changed[name] = getattr(arguments, name)
     if config.flow_config is None:
         changed["flow_config"] = {
             "latent_dim": config.audio_config.autoencoder_config.latent_dim,

@@ -101,7 +101,10 @@ class TaskMix:
             choice = int(torch.randint(2**16, (), generator=generator)) if generator is not None else 0
             latents = crop(torch.as_tensor(latents_of(row)), self.max_frames, generator)
             conversations.append(conversation(task, row, latents, choice))
-        return dict(self.processor.apply_chat_template(conversations, return_labels=True))
+        batch = dict(self.processor.apply_chat_template(conversations, return_labels=True))
+        if any(task.spoken for task in self.weights):
+            batch.setdefault("spoken", torch.zeros(len(rows), dtype=torch.bool))
+        return batch
 
     def task_for(self, row: dict, generator: torch.Generator | None) -> Task:
         """
