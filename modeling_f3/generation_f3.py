@@ -28,6 +28,7 @@ class SpeechOptions:
         num_flow_steps: steps of the flow solver for each patch.
         flow_guidance_scale: how far the flow head follows the hidden state, beyond what is likely anyway; 1 is off. The
             `guidance_scale` of Transformers is that of text.
+        flow_guidance_until: time, from 0 at the noise to 1 at the patch, before which it does so.
         noise_temperature: variance of the noise that patches start from.
         flow_solver: `"euler"`; `"midpoint"`, which evaluates the flow head twice in a step; or `"adams_bashforth"`, which makes
             use of the step before.
@@ -41,6 +42,7 @@ class SpeechOptions:
 
     num_flow_steps: int = 10
     flow_guidance_scale: float = 2.0
+    flow_guidance_until: float = 1.0
     noise_temperature: float = 1.0
     flow_solver: str = "euler"
     flow_sway: float = -1.0
@@ -55,6 +57,7 @@ class SpeechOptions:
         return {
             "num_steps": self.num_flow_steps,
             "guidance_scale": self.flow_guidance_scale,
+            "guidance_until": self.flow_guidance_until,
             "noise_temperature": self.noise_temperature,
             "solver": self.flow_solver,
             "sway": self.flow_sway,

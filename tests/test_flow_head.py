@@ -116,6 +116,16 @@ def test_guidance_of_one_is_the_condition_alone():
     assert torch.equal(guided(torch.ones(1, 2, 3), nothing, 3.0), torch.full((1, 2, 3), 3.0))
 
 
+def test_guidance_may_end_before_the_patch_is_reached():
+    model, known = head(), given(3)
+    options = {"guidance_scale": 3.0, "noise_temperature": 0.0, "sway": 0.0}
+    halfway = model.sample(**known, **options, num_steps=1) / 2  # from zero, at the velocity that is guided
+    alone = model(halfway, torch.full((3,), 0.5), **known)
+    early = model.sample(**known, **options, num_steps=2, guidance_until=0.5)
+    torch.testing.assert_close(early, halfway + alone / 2)
+    assert not torch.allclose(early, model.sample(**known, **options, num_steps=2))
+
+
 def test_guidance_asks_for_another_direction_and_not_for_more_of_the_same():
     generator = torch.Generator().manual_seed(0)
     conditional, unconditional = torch.randn(2, 4, 2, 3, generator=generator)

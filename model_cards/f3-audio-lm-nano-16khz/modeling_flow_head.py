@@ -170,6 +170,7 @@ class F3FlowHead(F3PreTrainedModel):
         has_previous: torch.Tensor,
         num_steps: int = 10,
         guidance_scale: float = 2.0,
+        guidance_until: float = 1.0,
         noise_temperature: float = 1.0,
         solver: str = "euler",
         sway: float = -1.0,
@@ -181,6 +182,8 @@ class F3FlowHead(F3PreTrainedModel):
         Args:
             num_steps: steps of the solver.
             guidance_scale: how far to go from what is likely anyway to what the hidden state asks for; 1 is off.
+            guidance_until: time before which it does so. What is said is decided near the noise, and nearer to the data the
+                path goes on as the hidden state alone has it (arXiv 2404.07724).
             noise_temperature: variance of the noise to start from.
             solver: `"euler"`, `"midpoint"` or `"adams_bashforth"`.
             sway: see `time_grid`.
@@ -202,16 +205,16 @@ class F3FlowHead(F3PreTrainedModel):
         else:
             noise = torch.randn(shape, generator=generator)
         start = noise_temperature**0.5 * noise.to(condition.device)
-        guide = guidance_scale != 1
         given = self._given(condition, representation, previous_patch, None, has_previous, has_previous)
-        if guide:
-            unguided = torch.cat([self.no_condition.expand_as(given[:, :1]), given[:, 1:]], dim=1)
-            given = torch.cat([given, unguided])
+        without = torch.cat([self.no_condition.expand_as(given[:, :1]), given[:, 1:]], dim=1)
+        both = torch.cat([given, without])
 
         def velocity(state: torch.Tensor, now: float) -> torch.Tensor:
-            both = torch.cat([state, state]) if guide else state
-            found = self._velocity(both, both.new_tensor([now]), given).float()
-            return guided(*found.chunk(2), guidance_scale) if guide else found
+            time = state.new_tensor([now])
+            if guidance_scale == 1 or now >= guidance_until:
+                return self._velocity(state, time, given).float()
+            found = self._velocity(torch.cat([state, state]), time, both).float()
+            return guided(*found.chunk(2), guidance_scale)
 
         return SOLVERS[solver](velocity, start, time_grid(num_steps, sway))
 
