@@ -312,6 +312,12 @@ def test_tasks_are_drawn_by_weight_among_those_that_fit():
         TaskMix(tiny_processor(), {"sing": 1.0}, 99)
 
 
+def test_a_batch_without_speech_says_so_where_others_have_some():
+    batch = [{**row(0), "frames": 12, "latents": noise(12, 4).numpy()}]
+    assert TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 1.0}, 99)(batch)["spoken"].tolist() == [False]
+    assert "spoken" not in TaskMix(tiny_processor(), {"transcribe": 1.0}, 99)(batch)
+
+
 def test_other_voices_than_the_chosen_ones_are_only_listened_to():
     mix = TaskMix(tiny_processor(), {"transcribe": 1.0, "speak": 1.0, "sound": 1.0}, 99, voices=["joe"])
     effect = {"kind": "effect", "text": "", "caption": "a bell", "language": ""}

@@ -102,7 +102,7 @@ class TaskMix:
             latents = crop(torch.as_tensor(latents_of(row)), self.max_frames, generator)
             conversations.append(conversation(task, row, latents, choice))
         batch = dict(self.processor.apply_chat_template(conversations, return_labels=True))
-        if any(task.spoken for task in self.weights):
+        if any(task.spoken for task in self.weights):  # then other processes may speak, and all need the same gradients
             batch.setdefault("spoken", torch.zeros(len(rows), dtype=torch.bool))
         return batch
 
