@@ -19,7 +19,7 @@ from f3_training.autoencoder_step import AutoencoderStep, Batch, LossWeights
 from f3_training.autoencoder_trainer import AutoencoderTrainer
 from f3_training.checkpoints import latest_checkpoint, load_checkpoint
 from f3_training.discriminator import MultiScaleDiscriminator
-from f3_training.losses import MultiScaleSpectralLoss
+from f3_training.losses import IntelligibilityLoss, MultiScaleSpectralLoss
 from modeling_f3 import F3AutoencoderModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -169,6 +169,22 @@ def test_a_frozen_encoder_keeps_the_latents_while_the_decoder_learns(folder):
     assert not [name for name in kept if name.startswith("decoder.") and name.endswith(".weight")]
 
 
+def test_latents_held_at_those_of_the_start_stay_nearer_to_them_than_free_ones(folder):
+    start = F3AutoencoderModel.from_pretrained(folder / "start")
+    drifts = []
+    for name, weight in (("free", 0.0), ("held", 1000.0)):
+        trainer = train(folder, name, max_steps=40, learning_rate=1e-2, drift_weight=weight)
+        batch = next(iter(trainer._batches()))[:, None]
+        with torch.inference_mode():
+            drifts.append((trainer.average.encode(batch).latents - start.encode(batch).latents).square().mean().item())
+    assert 0 < drifts[1] < 0.5 * drifts[0]
+
+
+def test_latents_cannot_be_held_at_those_of_a_new_model(folder):
+    with pytest.raises(ValueError, match="--init_from"):
+        train(folder, "nowhere", init_from=None, preset="nano", drift_weight=1.0)
+
+
 def test_held_out_figures_reach_history_and_log(folder):
     trainer = train(folder, "held-out", max_steps=2, evaluation_steps=1, validation_split="train", evaluation_items=2)
     history = json.loads((folder / "held-out" / "training.json").read_text())["history"]
@@ -192,9 +208,8 @@ def step():
     PartialState(cpu=True)
     autoencoder, discriminator = tiny_model(**AUTOENCODER).train(), MultiScaleDiscriminator(channels=4)
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (autoencoder, discriminator)]
-    return AutoencoderStep(
-        Accelerator(), autoencoder, discriminator, *optimizers, MultiScaleSpectralLoss(RATE), LossWeights(), 50.0
-    )
+    losses = (kind(RATE) for kind in (MultiScaleSpectralLoss, IntelligibilityLoss))
+    return AutoencoderStep(Accelerator(), autoencoder, discriminator, *optimizers, *losses, LossWeights(), 50.0)
 
 
 def batch(step, samples=None) -> Batch:

@@ -1,13 +1,17 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from f3_training.audio_dataset import decode_audio
 from f3_training.losses import (
+    IntelligibilityLoss,
     MultiScaleSpectralLoss,
     adversarial_loss,
     discriminator_loss,
     feature_matching_loss,
 )
+from f3_training.reconstruction_metrics import stoi
 
 
 @pytest.fixture
@@ -30,9 +34,50 @@ def test_only_the_complex_distance_hears_the_phase(loss):
 
 
 def test_silence_has_finite_gradients(loss):
-    estimate = torch.zeros(2, 4096, requires_grad=True)
-    sum(loss(estimate, torch.zeros(2, 4096)).values()).backward()
+    estimate, target = torch.zeros(2, 8192, requires_grad=True), torch.zeros(2, 8192)
+    (sum(loss(estimate, target).values()) + IntelligibilityLoss(16_000)(estimate, target)).backward()
     assert torch.isfinite(estimate.grad).all()
+
+
+@pytest.fixture(scope="module")
+def speech() -> torch.Tensor:
+    recording = Path(__file__).parent / "fixtures" / "tt-allbusy.flac"
+    return torch.from_numpy(decode_audio({"bytes": recording.read_bytes(), "path": recording.name}, 16_000))
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.03, 0.3])
+def test_unintelligible_by_as_much_as_stoi_says(speech, noise):
+    noisy = speech + noise * torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+    loss = IntelligibilityLoss(16_000)(noisy[None], speech[None]).item()
+    assert loss == pytest.approx(1 - stoi(speech.numpy(), noisy.numpy(), 16_000), abs=0.015)
+
+
+def test_intelligibility_is_blind_to_loudness_and_counts_items_alike(speech):
+    loss = IntelligibilityLoss(16_000)
+    assert loss(0.3 * speech[None], speech[None]).item() == pytest.approx(0, abs=1e-3)
+    clean, noisy = (
+        speech[:16_000],
+        speech[:16_000] + 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)),
+    )
+    of_both = loss(torch.stack([noisy, clean]), torch.stack([clean, clean]))
+    assert of_both.item() == pytest.approx(loss(noisy[None], clean[None]).item() / 2, abs=1e-3)
+
+
+def test_speech_between_silences_is_as_intelligible_as_without_them(speech):
+    loss, noise = (
+        IntelligibilityLoss(16_000),
+        0.03 * torch.randn(speech.shape, generator=torch.Generator().manual_seed(0)),
+    )
+    padded = torch.nn.functional.pad(torch.stack([speech + noise, speech]), (16_000, 16_000))
+    assert loss(padded[:1], padded[1:]).item() == pytest.approx(
+        loss((speech + noise)[None], speech[None]).item(), abs=0.02
+    )
+
+
+def test_crops_shorter_than_a_segment_have_a_loss(speech):
+    loss, clean = IntelligibilityLoss(16_000), speech[4000:8000]
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    assert loss(clean[None], clean[None]).item() < 1e-3 < loss(noisy[None], clean[None]).item()
 
 
 def test_gradient_steps_recover_a_waveform(loss):

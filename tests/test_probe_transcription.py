@@ -68,6 +68,19 @@ def test_nothing_but_the_connector_learns_and_all_features_have_a_row(folder, tm
     assert str(folder) not in (tmp_path / "transcription_probe.json").read_text()
 
 
+def test_the_loss_of_texts_is_that_of_the_last_lesson(folder, tmp_path, judged):
+    report = probe_transcription(arguments_for(folder, tmp_path))
+    for name, found in report["features"].items():
+        last = json.loads((tmp_path / name / "answers" / "training.json").read_text())["history"][-1]
+        assert (
+            found["text_loss"] == {"own": last["text_ce"], "swapped": last["text_ce_swapped"]} and last["text_ce"] > 0
+        )
+        row = next(
+            line for line in (tmp_path / "transcription_probe.md").read_text().splitlines() if f"| {name} |" in line
+        )
+        assert row.endswith(f"| {last['text_ce']:.3f} | {last['text_ce_swapped']:.3f} |")
+
+
 def test_connectors_begin_alike_and_learn_equally_long(folder, tmp_path, judged):
     arguments = arguments_for(folder, tmp_path)
     connectors = [with_new_connector(name, path, arguments)[0].connector for name, path in arguments.features]
@@ -77,7 +90,7 @@ def test_connectors_begin_alike_and_learn_equally_long(folder, tmp_path, judged)
     steps = [
         json.loads((tmp_path / name / lesson / "training.json").read_text())["steps"]
         for name in ("z", "one", "two")
-        for lesson, _, _ in lessons(10)
+        for lesson, _, _ in lessons(10, 1e-3)
     ]
     assert steps == [9, 1] * 3
 
@@ -110,4 +123,4 @@ def test_no_features_take_the_name_of_the_latents(folder, tmp_path):
 
 def test_writing_more_than_is_said_is_not_worse_than_writing_nothing():
     errors, words = word_errors("yes", "well I do not know what to say")
-    assert errors > words and accuracy({"game": {"errors": errors, "words": words}}) == 0
+    assert errors > words and accuracy({"sources": {"game": {"errors": errors, "words": words}}}) == 0

@@ -34,6 +34,7 @@ TEACHERS = {  # of each row of the table: RQ-MTP, the language model
     "LLM only": (False, True),
     "RQ + LLM": (True, True),
 }
+LEARNING_RATE = 2e-3  # of encoders
 TASKS = '{"transcribe": 1, "caption": 1, "kind": 0.3, "language": 0.3}'
 
 
@@ -58,7 +59,7 @@ def ablate(arguments: argparse.Namespace) -> dict[str, Path]:
     for name, (codes, listens) in TEACHERS.items():
         folder, source = arguments.output_dir / name.replace(" ", ""), start
         weight = arguments.language_model_weight if codes else 1.0
-        for lesson, schedule, losses in lessons(arguments.max_steps):
+        for lesson, schedule, losses in lessons(arguments.max_steps, LEARNING_RATE):
             taught = {loss: weight * full for loss, full in losses.items()}
             train_representation(
                 stage(

@@ -31,6 +31,12 @@ class AutoencoderArguments:
     freeze_encoder: bool = field(
         default=False, metadata={"help": "train the decoder only, so that latents made before stay valid"}
     )
+    drift_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "of the mean square by which latents leave those of --init_from, for which others were trained"
+        },
+    )
     max_steps: int = field(default=100_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
     warmup_steps: int = 200

@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
 
-from .losses import MultiScaleSpectralLoss, adversarial_loss, discriminator_loss, feature_matching_loss
+from .losses import (
+    IntelligibilityLoss,
+    MultiScaleSpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
 
 
 @dataclass
@@ -19,6 +27,8 @@ class LossWeights:
     waveform: float = 1.0
     adversarial: float = 1.0
     feature_matching: float = 12.0
+    intelligibility: float = 30.0
+    drift: float = 0.0
 
 
 @dataclass
@@ -44,7 +54,10 @@ class Batch:
 
 
 class AutoencoderStep:
-    """Two players and their optimizers; calling it with a batch makes one step and returns the losses by name."""
+    """
+    Two players and their optimizers; calling it with a batch makes one step and returns the losses by name. With an `anchor`,
+    the mean square by which the latents differ from those that it makes is one of them, `drift`.
+    """
 
     def __init__(
         self,
@@ -54,18 +67,25 @@ class AutoencoderStep:
         optimizer: torch.optim.Optimizer,
         discriminator_optimizer: torch.optim.Optimizer,
         spectral_loss: MultiScaleSpectralLoss,
+        intelligibility_loss: IntelligibilityLoss,
         weights: LossWeights,
         max_grad_norm: float,
+        anchor: F3AutoencoderModel | None = None,
     ):
         self.accelerator, self.autoencoder, self.discriminator = accelerator, autoencoder, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.spectral_loss, self.weights, self.max_grad_norm = spectral_loss, weights, max_grad_norm
+        self.spectral_loss, self.intelligibility_loss = spectral_loss, intelligibility_loss
+        self.weights, self.max_grad_norm, self.anchor = weights, max_grad_norm, anchor
         self.skipped = 0  # updates left out because a gradient was not finite
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         output = self.autoencoder(batch.samples[:, None], noise=batch.noise)
         estimate = output.audio_values[:, 0].float()
         losses = self.latent_losses(output.latents)
+        if self.anchor is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                anchored = self.anchor.encode(batch.samples[:, None]).latents
+            losses["drift"] = F.mse_loss(output.latents, anchored)
         if batch.judged:
             real, fake = batch.crops(batch.samples), batch.crops(estimate)
 
@@ -87,6 +107,7 @@ class AutoencoderStep:
             losses["feature_matching"] = feature_matching_loss(real_features, fake_features)
 
         losses |= self.spectral_loss(estimate, batch.samples)
+        losses["intelligibility"] = self.intelligibility_loss(estimate, batch.samples)
         losses["waveform"] = (estimate - batch.samples).abs().mean()
         shares = dict.fromkeys(("mel", "magnitude_spectrum"), batch.magnitude_share)
         weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}

@@ -21,7 +21,7 @@ from .checkpoints import latest_checkpoint, load_checkpoint, optimizer_tensors, 
 from .crops import RandomCrops
 from .discriminator import MultiScaleDiscriminator
 from .held_out import HeldOut
-from .losses import MultiScaleSpectralLoss
+from .losses import IntelligibilityLoss, MultiScaleSpectralLoss
 from .machine import machine
 from .muon import MuonWithAdamW, hidden_matrices
 
@@ -151,14 +151,31 @@ class AutoencoderTrainer:
             discriminator.parameters(), lr=arguments.discriminator_learning_rate, betas=(0.8, 0.99)
         )
         prepared = self.accelerator.prepare(model.train(), discriminator.train(), optimizer, discriminator_optimizer)
-        spectral_loss = MultiScaleSpectralLoss(self.config.sampling_rate).to(self.accelerator.device)
+        spectral_loss, intelligibility_loss = (
+            kind(self.config.sampling_rate).to(self.accelerator.device)
+            for kind in (MultiScaleSpectralLoss, IntelligibilityLoss)
+        )
         if arguments.torch_compile:
-            for module in (model.encoder, model.decoder, spectral_loss):
+            for module in (model.encoder, model.decoder, spectral_loss, intelligibility_loss):
                 module.compile()
-        return self._step(*prepared, spectral_loss)
+        return self._step(*prepared, spectral_loss, intelligibility_loss)
 
     def _step(self, *parts) -> AutoencoderStep:
-        return AutoencoderStep(self.accelerator, *parts, LossWeights(), max_grad_norm=self.arguments.max_grad_norm)
+        weights = LossWeights(drift=self.arguments.drift_weight)
+        return AutoencoderStep(
+            self.accelerator, *parts, weights, max_grad_norm=self.arguments.max_grad_norm, anchor=self._anchor()
+        )
+
+    def _anchor(self) -> F3AutoencoderModel | None:
+        """The pretrained autoencoder at whose latents the new ones are held, if at any."""
+        if self.arguments.drift_weight == 0:
+            return None
+        if not self.arguments.init_from:
+            raise ValueError(
+                "--drift_weight holds the latents at those of a pretrained autoencoder: pass it as --init_from"
+            )
+        anchor = self.model_class.from_pretrained(self.arguments.init_from)
+        return anchor.eval().requires_grad_(False).to(self.accelerator.device)
 
     def _batches(self) -> DataLoader:
         """A worker process decodes ahead; it is told where to begin, so nothing about it needs to be saved."""
@@ -203,6 +220,8 @@ class AutoencoderTrainer:
             "waveform",
             "adversarial",
             "feature_matching",
+            "intelligibility",
+            "drift",
             "discriminator",
             "grad_norm",
         )

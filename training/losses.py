@@ -11,6 +11,15 @@ MEL_WINDOWS = (128, 256, 512, 1024, 2048)
 COMPLEX_WINDOWS = (256, 512, 1024)
 COMPLEX_EXPONENT = 0.3
 
+# of STOI: seconds of a window, centres of the bands in hertz, windows a correlation looks at, what counts as silent and how much
+# louder than the original a band may get before it is cut off
+STOI_WINDOW = 0.0256
+STOI_BANDS = tuple(150 * 2 ** (third / 3) for third in range(15))
+STOI_SEGMENT = 30
+STOI_SILENCE_DB = -40.0
+STOI_CEILING_DB = 15.0
+STOI_STRIDE = 3  # windows from one correlation to the next; STOI has 1, and says the same
+
 
 class MultiScaleSpectralLoss(nn.Module):
     """
@@ -47,6 +56,56 @@ class MultiScaleSpectralLoss(nn.Module):
                 distances["complex_spectrum"].append(F.l1_loss(estimated, wanted))
                 distances["magnitude_spectrum"].append(F.l1_loss(modulus(estimated), modulus(wanted)))
         return {name: torch.stack(values).mean() for name, values in distances.items()}
+
+
+class IntelligibilityLoss(nn.Module):
+    """
+    1 - STOI (Taal et al., 2011), at the sampling rate as it is instead of 10 kHz: envelopes of third-octave bands are correlated
+    over 0.4 s. The spectral distances ask how far each bin is off; this asks whether what rises and falls in speech still does.
+    """
+
+    def __init__(self, sampling_rate: int):
+        super().__init__()
+        window = round(STOI_WINDOW * sampling_rate)
+        self.hop, self.fft_size = window // 2, 2 ** (window.bit_length() + 1)
+        frequencies = torch.linspace(0, sampling_rate / 2, self.fft_size // 2 + 1)
+        edge = 2 ** (1 / 6)
+        bands = [
+            (frequencies >= centre / edge) & (frequencies < centre * edge)
+            for centre in STOI_BANDS
+            if centre < sampling_rate / 2
+        ]
+        self.register_buffer("bands", torch.stack(bands).float(), persistent=False)
+        self.register_buffer("taper", torch.hann_window(window), persistent=False)
+
+    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Of [B, N] samples, the mean over items; an item with less than a segment that is not silent has none."""
+        with torch.no_grad():
+            wanted, power = self.envelopes(target)
+            heard = power > power.amax(1, keepdim=True) * 10 ** (STOI_SILENCE_DB / 10)
+            order = torch.sort(~heard, dim=1, stable=True).indices[:, None].expand_as(wanted)  # silence goes to the end
+        estimated, _ = self.envelopes(estimate)
+        segment = min(STOI_SEGMENT, wanted.shape[2])
+        # [B, bands, segments, windows]
+        wanted, estimated = (parts.gather(2, order).unfold(2, segment, STOI_STRIDE) for parts in (wanted, estimated))
+        estimated = estimated * (norm(wanted) / norm(estimated))
+        estimated = torch.minimum(estimated, wanted * (1 + 10 ** (STOI_CEILING_DB / 20)))
+        wanted, estimated = (parts - parts.mean(-1, keepdim=True) for parts in (wanted, estimated))
+        correlations = ((wanted / norm(wanted)) * (estimated / norm(estimated))).sum(-1).mean(1)
+        ends = segment + STOI_STRIDE * torch.arange(correlations.shape[1], device=estimate.device)
+        counted = ends <= heard.sum(1, keepdim=True)
+        return (((1 - correlations) * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+
+    def envelopes(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Magnitudes of the bands [B, bands, windows] and the power of each window [B, windows]."""
+        spectrum = torch.stft(samples, self.fft_size, self.hop, len(self.taper), self.taper, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return (self.bands @ power + 1e-9).sqrt(), power.sum(1)
+
+
+def norm(envelopes: torch.Tensor) -> torch.Tensor:
+    """Length of the last dimension, which stays, with a gradient at zero."""
+    return (envelopes.square().sum(-1, keepdim=True) + 1e-9).sqrt()
 
 
 def modulus(parts: torch.Tensor) -> torch.Tensor:
