@@ -125,10 +125,12 @@ def test_encoders_of_an_ablation_differ_in_their_teachers_alone(data, tmp_path):
     run = {"chance": 0.25, "accuracy": {"RQ only": 0.5, "LLM only": 0.75}}
     probed = {"conditions": {"dimensions": {"RQ only": 8, "LLM only": 8}}, "tasks": {"digit": {"runs": [run]}}}
     wrong = {"RQ only": 8, "LLM only": 5}
-    read = {"features": {n: {"joe": {"errors": e, "words": 10, "wer": e / 10}} for n, e in wrong.items()}}
+    sources = {name: {"joe": {"errors": errors, "words": 10, "wer": errors / 10}} for name, errors in wrong.items()}
+    losses = {"own": 3.0, "swapped": 3.5}
+    read = {"features": {name: {"sources": found, "text_loss": losses} for name, found in sources.items()}}
     text = ablate_representation.markdown(given, probed, read)
     assert "10 steps of 4 rows" in text and "| LLM only | 8 | 75.0 | 75.0 |" in text
-    assert "| LLM only | 50.0 | 50.0 |" in text and "| LLM only | 75.0 | 50.0 | 62.5 |" in text
+    assert "| LLM only | 50.0 | 50.0 | 3.000 | 3.500 |" in text and "| LLM only | 75.0 | 50.0 | 62.5 |" in text
     given.features = [(name, str(folder)) for name, folder in encoders.items()]
     asked = ablate_representation.reading(given)
     assert [name for name, _ in asked.features] == ["RQ only", "LLM only", "RQ + LLM"] and not asked.bf16

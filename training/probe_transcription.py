@@ -34,19 +34,21 @@ from .representation_training import audio_language_model, teach
 
 # The language model teaches by its embeddings and by letters first, without being run, and by its answers in one step of so many.
 ANSWERS_SHARE = 10
-LEARNING_RATE = 5e-4  # of connectors: at four times as much they learn for a hundred steps and then lose it all
+LEARNING_RATE = (
+    2e-4  # of connectors, from words: at 5e-4 and more they learn for some hundred steps and then lose it again
+)
 WORDS = {"text_loss_weight": 0.0, "token_loss_weight": 1.0, "letter_loss_weight": 1.0}
 ANSWERS = {"text_loss_weight": 1.0, "token_loss_weight": 0.3, "letter_loss_weight": 0.5}
 
 
 def lessons(max_steps: int, learning_rate: float) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
     """
-    The name, the schedule and the weights of the losses of the two, as [`RepresentationArguments`] has them; the second one
-    learns at half the rate.
+    The name, the schedule and the weights of the losses of the two, as [`RepresentationArguments`] has them; `learning_rate` is
+    that of the first.
     """
     answers = max_steps // ANSWERS_SHARE
     yield "words", {"max_steps": max_steps - answers, "learning_rate": learning_rate}, WORDS
-    yield "answers", {"max_steps": answers, "learning_rate": learning_rate / 2}, ANSWERS
+    yield "answers", {"max_steps": answers, "learning_rate": 1e-3}, ANSWERS
 
 
 class NoEncoder(nn.Module):
