@@ -34,9 +34,8 @@ from .representation_training import audio_language_model, teach
 
 # The language model teaches by its embeddings and by letters first, without being run, and by its answers in one step of so many.
 ANSWERS_SHARE = 10
-LEARNING_RATE = (
-    2e-4  # of connectors, from words: at 5e-4 and more they learn for some hundred steps and then lose it again
-)
+# Of connectors, from words: at 5e-4 and more they learn for some hundred steps and then lose it again.
+LEARNING_RATE = 2e-4
 WORDS = {"text_loss_weight": 0.0, "token_loss_weight": 1.0, "letter_loss_weight": 1.0}
 ANSWERS = {"text_loss_weight": 1.0, "token_loss_weight": 0.3, "letter_loss_weight": 0.5}
 
@@ -120,8 +119,8 @@ def read(name: str, tokenizer: str, arguments: argparse.Namespace, conditions: d
             **{**losses, "letter_loss_weight": 0.0},  # there is no encoder to be helped
         )
         teach(model, processor, stage)
+    heard = json.loads((folder / lesson / "history.json").read_text("utf-8"))[-1]  # after the last lesson
     records = list(written_down(model.eval(), processor, arguments, num_beams=1))
-    heard = json.loads((folder / lesson / "history.json").read_text("utf-8"))[-1]
     found = {
         "sources": {source: totals(records) for source, records in by_source(records)},
         "text_loss": {"own": heard["text_ce"], "swapped": heard["text_ce_swapped"]},
