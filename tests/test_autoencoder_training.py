@@ -19,7 +19,7 @@ from f3_training.autoencoder_step import AutoencoderStep, Batch, LossWeights
 from f3_training.autoencoder_trainer import AutoencoderTrainer
 from f3_training.checkpoints import latest_checkpoint, load_checkpoint
 from f3_training.discriminator import MultiScaleDiscriminator
-from f3_training.losses import IntelligibilityLoss, MultiScaleSpectralLoss
+from f3_training.losses import IntelligibilityLoss, LoudnessLoss, MultiScaleSpectralLoss
 from modeling_f3 import F3AutoencoderModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -208,7 +208,7 @@ def step():
     PartialState(cpu=True)
     autoencoder, discriminator = tiny_model(**AUTOENCODER).train(), MultiScaleDiscriminator(channels=4)
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (autoencoder, discriminator)]
-    losses = (kind(RATE) for kind in (MultiScaleSpectralLoss, IntelligibilityLoss))
+    losses = (kind(RATE) for kind in (MultiScaleSpectralLoss, IntelligibilityLoss, LoudnessLoss))
     return AutoencoderStep(Accelerator(), autoencoder, discriminator, *optimizers, *losses, LossWeights(), 50.0)
 
 

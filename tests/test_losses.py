@@ -6,12 +6,13 @@ import torch
 from f3_training.audio_dataset import decode_audio
 from f3_training.losses import (
     IntelligibilityLoss,
+    LoudnessLoss,
     MultiScaleSpectralLoss,
     adversarial_loss,
     discriminator_loss,
     feature_matching_loss,
 )
-from f3_training.reconstruction_metrics import stoi
+from f3_training.reconstruction_metrics import pesq_wideband, stoi
 
 
 @pytest.fixture
@@ -33,9 +34,11 @@ def test_only_the_complex_distance_hears_the_phase(loss):
     assert turned["complex_spectrum"] > 0.5 * other_pitch["complex_spectrum"]
 
 
-def test_silence_has_finite_gradients(loss):
-    estimate, target = torch.zeros(2, 8192, requires_grad=True), torch.zeros(2, 8192)
-    (sum(loss(estimate, target).values()) + IntelligibilityLoss(16_000)(estimate, target)).backward()
+@pytest.mark.parametrize("perceptual", [IntelligibilityLoss(16_000), LoudnessLoss(16_000)])
+@pytest.mark.parametrize("target", [torch.zeros(2, 8192), tone(440)[:, :8192]], ids=["silent", "heard"])
+def test_silence_has_finite_gradients(loss, perceptual, target):
+    estimate = torch.zeros_like(target, requires_grad=True)
+    (sum(loss(estimate, target).values()) + perceptual(estimate, target)).backward()
     assert torch.isfinite(estimate.grad).all()
 
 
@@ -78,6 +81,38 @@ def test_crops_shorter_than_a_segment_have_a_loss(speech):
     loss, clean = IntelligibilityLoss(16_000), speech[4000:8000]
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert loss(clean[None], clean[None]).item() < 1e-3 < loss(noisy[None], clean[None]).item()
+
+
+def test_errors_are_as_loud_as_pesq_finds_them(speech):
+    noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+    smooth = torch.ones(1, 1, 5) / 5
+    worse = [speech + level * noise for level in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)]
+    worse += [speech + level * noise * speech.abs() for level in (0.1, 0.3, 1.0)]
+    worse += [speech.clamp(-level, level) for level in (0.05, 0.2)]
+    worse += [torch.nn.functional.conv1d(speech[None, None], smooth, padding=2)[0, 0], (speech * 64).round() / 64]
+    judged = torch.tensor([pesq_wideband(speech.numpy(), sound.numpy(), 16_000) for sound in worse])
+    heard = torch.stack([LoudnessLoss(16_000)(sound[None], speech[None]) for sound in worse])
+    ranks = torch.stack([judged, -heard]).argsort(1).argsort(1).float()
+    assert torch.corrcoef(ranks)[0, 1] > 0.9
+
+
+def test_loudness_is_blind_to_the_level_and_to_items_that_are_silent(speech):
+    loss = LoudnessLoss(16_000)
+    noisy = speech + 0.01 * torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+    assert loss(0.3 * speech[None], speech[None]).item() == pytest.approx(
+        loss(speech[None], speech[None]).item(), abs=1e-3
+    )
+    assert loss(0.3 * noisy[None], speech[None]).item() == pytest.approx(
+        loss(noisy[None], speech[None]).item(), rel=1e-3
+    )
+    beside_silence = loss(torch.stack([noisy, noisy]), torch.stack([speech, torch.zeros_like(speech)]))
+    assert beside_silence.item() == pytest.approx(loss(noisy[None], speech[None]).item() / 2, rel=1e-3)
+
+
+def test_what_is_added_disturbs_more_than_what_is_missing():
+    low, high = tone(440), 0.3 * tone(2000)
+    loss = LoudnessLoss(16_000)
+    assert loss(low + high, low) > 1.1 * loss(low, low + high)
 
 
 def test_gradient_steps_recover_a_waveform(loss):

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from f3_training import evaluate_transcription
 from f3_training import probe_transcription as probe_module
-from f3_training.probe_transcription import accuracy, build_parser, lessons, probe_transcription, with_new_connector
+from f3_training.probe_transcription import accuracy, build_parser, probe_transcription, with_new_connector
 from f3_training.reconstruction_metrics import word_errors
 from modeling_f3 import F3ForPreTraining, F3Model
 from tiny import noise, saved_parts, tiny_model, tiny_tokenizer, write_latents
@@ -68,10 +68,10 @@ def test_nothing_but_the_connector_learns_and_all_features_have_a_row(folder, tm
     assert str(folder) not in (tmp_path / "transcription_probe.json").read_text()
 
 
-def test_the_loss_of_texts_is_that_of_the_last_lesson(folder, tmp_path, judged):
+def test_the_loss_of_texts_is_that_after_the_last_step(folder, tmp_path, judged):
     report = probe_transcription(arguments_for(folder, tmp_path))
     for name, found in report["features"].items():
-        last = json.loads((tmp_path / name / "answers" / "training.json").read_text())["history"][-1]
+        last = json.loads((tmp_path / name / "connector" / "training.json").read_text())["history"][-1]
         assert (
             found["text_loss"] == {"own": last["text_ce"], "swapped": last["text_ce_swapped"]} and last["text_ce"] > 0
         )
@@ -88,11 +88,10 @@ def test_connectors_begin_alike_and_learn_equally_long(folder, tmp_path, judged)
         assert torch.equal(one[1], other[1]), one[0]
     probe_transcription(arguments)
     steps = [
-        json.loads((tmp_path / name / lesson / "training.json").read_text())["steps"]
+        json.loads((tmp_path / name / "connector" / "training.json").read_text())["steps"]
         for name in ("z", "one", "two")
-        for lesson, _, _ in lessons(10, 1e-3)
     ]
-    assert steps == [9, 1] * 3
+    assert steps == [10] * 3
 
 
 def test_the_row_of_the_latents_reads_no_encoder(folder, tmp_path):

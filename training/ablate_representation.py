@@ -13,6 +13,7 @@ with what was done. Started again, it goes on.
 """
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,7 @@ import torch
 from .latents_training import load_rows
 from .malloc_settings import restart_with_malloc_settings
 from .probe import accuracy_table, probe
-from .probe_transcription import ANSWERS_SHARE, accuracy, lessons, probe_transcription, transcription_table
+from .probe_transcription import accuracy, probe_transcription, transcription_table
 from .probe_transcription import build_parser as reading_parser
 from .representation import RepresentationArguments
 from .representation_training import calibrate, initial_model, save, train_representation
@@ -34,8 +35,17 @@ TEACHERS = {  # of each row of the table: RQ-MTP, the language model
     "LLM only": (False, True),
     "RQ + LLM": (True, True),
 }
-LEARNING_RATE = 2e-3  # of encoders
+ANSWERS_SHARE = 10  # one step in so many is of the language model's answers
+WORDS = {"text_loss_weight": 0.0, "token_loss_weight": 1.0, "letter_loss_weight": 1.0}
+ANSWERS = {"text_loss_weight": 1.0, "token_loss_weight": 0.3, "letter_loss_weight": 0.5}
 TASKS = '{"transcribe": 1, "caption": 1, "kind": 0.3, "language": 0.3}'
+
+
+def lessons(max_steps: int) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    """The name, the schedule and the weights of the losses of the two, as [`RepresentationArguments`] has them."""
+    answers = max_steps // ANSWERS_SHARE
+    yield "words", {"max_steps": max_steps - answers, "learning_rate": 2e-3}, WORDS
+    yield "answers", {"max_steps": answers, "learning_rate": 1e-3}, ANSWERS
 
 
 def ablate(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -59,7 +69,7 @@ def ablate(arguments: argparse.Namespace) -> dict[str, Path]:
     for name, (codes, listens) in TEACHERS.items():
         folder, source = arguments.output_dir / name.replace(" ", ""), start
         weight = arguments.language_model_weight if codes else 1.0
-        for lesson, schedule, losses in lessons(arguments.max_steps, LEARNING_RATE):
+        for lesson, schedule, losses in lessons(arguments.max_steps):
             taught = {loss: weight * full for loss, full in losses.items()}
             train_representation(
                 stage(
@@ -136,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--language_model_weight", type=float, default=0.3, help="of all that the language model teaches, beside RQ-MTP"
     )
-    parser.add_argument("--reading_steps", type=int, default=300, help="of each connector of `probe_transcription`")
+    parser.add_argument("--reading_steps", type=int, default=250, help="of each connector of `probe_transcription`")
     parser.add_argument("--warmup_steps", type=int, default=20)
     parser.add_argument("--evaluation_steps", type=int, default=150)
     parser.add_argument("--evaluation_items", type=int, default=128)

@@ -10,6 +10,7 @@ from torch import nn
 
 from .losses import (
     IntelligibilityLoss,
+    LoudnessLoss,
     MultiScaleSpectralLoss,
     adversarial_loss,
     discriminator_loss,
@@ -25,9 +26,10 @@ class LossWeights:
     complex_spectrum: float = 5.0
     magnitude_spectrum: float = 100.0
     waveform: float = 1.0
-    adversarial: float = 1.0
+    adversarial: float = 2.0
     feature_matching: float = 12.0
-    intelligibility: float = 30.0
+    intelligibility: float = 120.0
+    loudness: float = 2.0
     drift: float = 0.0
 
 
@@ -68,6 +70,7 @@ class AutoencoderStep:
         discriminator_optimizer: torch.optim.Optimizer,
         spectral_loss: MultiScaleSpectralLoss,
         intelligibility_loss: IntelligibilityLoss,
+        loudness_loss: LoudnessLoss,
         weights: LossWeights,
         max_grad_norm: float,
         anchor: F3AutoencoderModel | None = None,
@@ -75,6 +78,7 @@ class AutoencoderStep:
         self.accelerator, self.autoencoder, self.discriminator = accelerator, autoencoder, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.spectral_loss, self.intelligibility_loss = spectral_loss, intelligibility_loss
+        self.loudness_loss = loudness_loss
         self.weights, self.max_grad_norm, self.anchor = weights, max_grad_norm, anchor
         self.skipped = 0  # updates left out because a gradient was not finite
 
@@ -108,6 +112,7 @@ class AutoencoderStep:
 
         losses |= self.spectral_loss(estimate, batch.samples)
         losses["intelligibility"] = self.intelligibility_loss(estimate, batch.samples)
+        losses["loudness"] = self.loudness_loss(estimate, batch.samples)
         losses["waveform"] = (estimate - batch.samples).abs().mean()
         shares = dict.fromkeys(("mel", "magnitude_spectrum"), batch.magnitude_share)
         weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}

@@ -21,7 +21,7 @@ from .checkpoints import latest_checkpoint, load_checkpoint, optimizer_tensors, 
 from .crops import RandomCrops
 from .discriminator import MultiScaleDiscriminator
 from .held_out import HeldOut
-from .losses import IntelligibilityLoss, MultiScaleSpectralLoss
+from .losses import IntelligibilityLoss, LoudnessLoss, MultiScaleSpectralLoss
 from .machine import machine
 from .muon import MuonWithAdamW, hidden_matrices
 
@@ -151,14 +151,14 @@ class AutoencoderTrainer:
             discriminator.parameters(), lr=arguments.discriminator_learning_rate, betas=(0.8, 0.99)
         )
         prepared = self.accelerator.prepare(model.train(), discriminator.train(), optimizer, discriminator_optimizer)
-        spectral_loss, intelligibility_loss = (
+        distances = [
             kind(self.config.sampling_rate).to(self.accelerator.device)
-            for kind in (MultiScaleSpectralLoss, IntelligibilityLoss)
-        )
+            for kind in (MultiScaleSpectralLoss, IntelligibilityLoss, LoudnessLoss)
+        ]
         if arguments.torch_compile:
-            for module in (model.encoder, model.decoder, spectral_loss, intelligibility_loss):
+            for module in (model.encoder, model.decoder, *distances):
                 module.compile()
-        return self._step(*prepared, spectral_loss, intelligibility_loss)
+        return self._step(*prepared, *distances)
 
     def _step(self, *parts) -> AutoencoderStep:
         weights = LossWeights(drift=self.arguments.drift_weight)
@@ -213,18 +213,7 @@ class AutoencoderTrainer:
         means["skipped_updates"] = self.updates.skipped
         means["learning_rate"] = self.arguments.learning_rate * self.learning_rate_factor()
         self.accelerator.log({f"train/{name}": value for name, value in means.items()}, step=self.step)
-        shown = (
-            "mel",
-            "complex_spectrum",
-            "magnitude_spectrum",
-            "waveform",
-            "adversarial",
-            "feature_matching",
-            "intelligibility",
-            "drift",
-            "discriminator",
-            "grad_norm",
-        )
+        shown = (*vars(self.updates.weights), "discriminator", "grad_norm")
         progress.set_postfix({name: f"{means[name]:.3f}" for name in shown if name in means}, refresh=False)
 
     def _evaluate(self, held_out: HeldOut) -> None:

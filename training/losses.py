@@ -20,6 +20,18 @@ STOI_SILENCE_DB = -40.0
 STOI_CEILING_DB = 15.0
 STOI_STRIDE = 3  # windows from one correlation to the next; STOI has 1, and says the same
 
+# of PESQ: seconds of a window, bands, hertz whose power is brought to a level in dB, what counts as silent there (full scale is 0),
+# exponent of loudness, share of it that may be off unnoticed, windows that are heard as one and the exponent of their mean
+PESQ_WINDOW = 0.032
+PESQ_BANDS = 49
+PESQ_LEVEL_BAND = (325.0, 3250.0)
+PESQ_LEVEL_DB = 90.0
+PESQ_SILENCE_DB = -70.0
+PESQ_EXPONENT = 0.23
+PESQ_DEADZONE = 0.25
+PESQ_SEGMENT = 20
+PESQ_SEGMENT_EXPONENT = 6
+
 
 class MultiScaleSpectralLoss(nn.Module):
     """
@@ -101,6 +113,66 @@ class IntelligibilityLoss(nn.Module):
         spectrum = torch.stft(samples, self.fft_size, self.hop, len(self.taper), self.taper, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1)
         return (self.bands @ power + 1e-9).sqrt(), power.sum(1)
+
+
+class LoudnessLoss(nn.Module):
+    """
+    How loud the error is, as PESQ (ITU-T P.862) hears it: power in Bark bands, both signals at the same level, becomes loudness
+    above the threshold of hearing; differences below a share of it go unnoticed, and what was added disturbs more than what is
+    missing. The worst of 0.3 s stands for them. What PESQ does about delays, filters and levels that change is left out.
+    """
+
+    def __init__(self, sampling_rate: int):
+        super().__init__()
+        window = round(PESQ_WINDOW * sampling_rate)
+        frequencies = torch.linspace(0, sampling_rate / 2, window // 2 + 1)
+        bark = 26.81 * frequencies / (1960 + frequencies) - 0.53  # Traunmueller, 1990
+        band = ((bark - bark[2]) / (bark[-1] - bark[2]) * PESQ_BANDS).floor().clamp(max=PESQ_BANDS - 1)
+        bands = (band == torch.arange(PESQ_BANDS)[:, None]).float()
+        bands = bands[bands.sum(1) > 0]  # some at the bottom are narrower than a bin
+        kilohertz = (bands @ frequencies) / bands.sum(1) / 1000
+        # Terhardt, 1979
+        threshold = 3.64 * kilohertz**-0.8 - 6.5 * torch.exp(-0.6 * (kilohertz - 3.3) ** 2) + 0.001 * kilohertz**4
+        self.register_buffer("bands", bands, persistent=False)
+        self.register_buffer("threshold", 10 ** (threshold / 10), persistent=False)
+        low, high = PESQ_LEVEL_BAND
+        self.register_buffer("level_bins", ((frequencies > low) & (frequencies < high)).float(), persistent=False)
+        self.register_buffer("taper", torch.hann_window(window), persistent=False)
+
+    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Of [B, N] samples, the mean over items; a silent one has none. About what PESQ takes off before it makes a MOS of it."""
+        with torch.no_grad():
+            wanted, heard = self.power(target)
+        estimated, _ = self.power(estimate)
+        loud, wanted_loud = self.loudness(estimated), self.loudness(wanted)
+        difference = ((loud - wanted_loud).abs() - PESQ_DEADZONE * torch.minimum(loud, wanted_loud)).clamp(min=0)
+        added = ((estimated + 50) / (wanted + 50)) ** 1.2
+        added = (added * (added >= 3)).clamp(max=12)
+        quiet = ((wanted.sum(-1) + 1e5) / 1e7) ** -0.04
+        disturbance = worst_of_segments(quiet * (difference.square().mean(-1) + 1e-6).sqrt())
+        disturbance_added = worst_of_segments(quiet * (difference * added).mean(-1))
+        return ((disturbance + 0.09 * disturbance_added) * heard).mean()
+
+    def power(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the bands [B, windows, bands] at the level of PESQ, and which items are not silent [B]."""
+        spectrum = torch.stft(samples, len(self.taper), len(self.taper) // 2, window=self.taper, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        level = (self.level_bins @ power).mean(1)
+        silence = 10 ** (PESQ_SILENCE_DB / 10) * self.taper.square().sum() * len(self.taper) / 2
+        gain = 10 ** (PESQ_LEVEL_DB / 10) / level.clamp(min=silence)
+        return (self.bands @ power).transpose(1, 2) * gain[:, None, None], level > silence
+
+    def loudness(self, power: torch.Tensor) -> torch.Tensor:
+        """Sone-like, zero at the threshold of hearing and below."""
+        above = (0.5 + 0.5 * power / self.threshold) ** PESQ_EXPONENT - 1
+        return 0.187 * (2 * self.threshold) ** PESQ_EXPONENT * above.clamp(min=0)
+
+
+def worst_of_segments(disturbance: torch.Tensor) -> torch.Tensor:
+    """Of [B, windows], a mean with a high exponent over overlapping segments, then their root mean square [B]."""
+    segments = disturbance.unfold(1, min(PESQ_SEGMENT, disturbance.shape[1]), PESQ_SEGMENT // 2)
+    worst = (segments**PESQ_SEGMENT_EXPONENT).mean(-1) + 1e-12
+    return (worst ** (2 / PESQ_SEGMENT_EXPONENT)).mean(1).sqrt()
 
 
 def norm(envelopes: torch.Tensor) -> torch.Tensor:

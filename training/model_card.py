@@ -205,7 +205,11 @@ def history_table(history: list[dict]) -> list[str]:
 
 
 def write_weights(
-    sources: list[Path], model_dir: Path, language_model: str | None = None, decoder: Path | None = None
+    sources: list[Path],
+    model_dir: Path,
+    language_model: str | None = None,
+    encoder: Path | None = None,
+    decoder: Path | None = None,
 ) -> None:
     """
     A copy of a trained folder with 16-bit weights, which still load as fp32: half the download, nothing audible. With the
@@ -214,6 +218,8 @@ def write_weights(
 
     Args:
         language_model: name on the Hub, to be written in place of a folder of this machine.
+        encoder: an autoencoder whose encoder takes the place of the model's: for one that was trained with `--drift_weight`, so
+            that what learned from the former latents can read the new ones.
         decoder: an autoencoder with the same encoder, whose decoder takes the place of the model's: latents stay what they
             were, and sound otherwise.
 
@@ -227,8 +233,13 @@ def write_weights(
         name: {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
         for name, weights in given.items()
     }
+    if encoder is not None:
+        means[WEIGHTS] |= _part_of(encoder, "encoder.", means[WEIGHTS])
     if decoder is not None:
-        means[WEIGHTS] |= _decoder_of(decoder, means[WEIGHTS])
+        encoding = _part_of(decoder, "encoder.", means[WEIGHTS])
+        if not all(torch.equal(means[WEIGHTS][name], part) for name, part in encoding.items()):
+            raise ValueError(f"{decoder} has another encoder, so its decoder cannot read the latents of this model")
+        means[WEIGHTS] |= _part_of(decoder, "decoder.", means[WEIGHTS])
     shutil.copytree(
         sources[-1], model_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "README.md", RECORD)
     )
@@ -240,14 +251,11 @@ def write_weights(
         (model_dir / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _decoder_of(autoencoder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The decoder of an autoencoder in 16 bits, under the names that decoders have among `tensors`."""
-    parts = {name: _mean_in_16_bits([weight]) for name, weight in load_file(autoencoder / WEIGHTS).items()}
+def _part_of(autoencoder: Path, part: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The encoder or decoder of an autoencoder in 16 bits, under the names that it has among `tensors`."""
     prefix = next(key for key in tensors if key.endswith(ENCODER_STEM)).removesuffix(ENCODER_STEM)
-    same = (torch.equal(tensors[prefix + name], part) for name, part in parts.items() if name.startswith("encoder."))
-    if not all(same):
-        raise ValueError(f"{autoencoder} has another encoder, so its decoder cannot read the latents of this model")
-    return {prefix + name: part for name, part in parts.items() if name.startswith("decoder.")}
+    weights = load_file(autoencoder / WEIGHTS)
+    return {prefix + name: _mean_in_16_bits([weights[name]]) for name in weights if name.startswith(part)}
 
 
 def _mean_in_16_bits(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -285,6 +293,9 @@ def main() -> None:
     weights.add_argument("sources", type=Path, nargs="+", help="trained folders; of several, the mean of their weights")
     weights.add_argument("model_dir", type=Path)
     weights.add_argument("--language_model", help="name on the Hub to write down, in place of a folder")
+    weights.add_argument(
+        "--encoder", type=Path, help="autoencoder with latents like the model's, to take the encoder from"
+    )
     weights.add_argument("--decoder", type=Path, help="autoencoder with the same encoder, to take the decoder from")
     weights.set_defaults(run=write_weights)
     made = commands.add_parser("card")
