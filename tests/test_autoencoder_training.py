@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from datasets import Audio, Dataset
+from f3_training import machine
 from f3_training.autoencoder import AutoencoderArguments
 from f3_training.autoencoder_step import AutoencoderStep, Batch, LossWeights
 from f3_training.autoencoder_trainer import AutoencoderTrainer
@@ -200,6 +201,27 @@ def test_checkpoints_hold_no_pickles(folder):
     assert kinds <= {".safetensors", ".json", ".py"}
     parts, progress = load_checkpoint(latest_checkpoint(folder / "files"))
     assert progress["step"] == 1 and parts["discriminator"]
+
+
+def test_fine_tuning_goes_on_with_the_discriminators_that_it_finds(folder):
+    first = train(folder, "first")
+    learned = first.updates.discriminator.state_dict()
+    assert_same(
+        learned,
+        AutoencoderTrainer(
+            arguments(folder, "second", init_from=str(folder / "first/model"))
+        ).updates.discriminator.state_dict(),
+    )
+    with pytest.raises(ValueError, match="--discriminator_channels 8"):
+        AutoencoderTrainer(arguments(folder, "third", init_from=str(folder / "first/model"), discriminator_channels=8))
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
+def test_bf16_gives_way_where_it_is_slow(folder, monkeypatch, fast, precision):
+    monkeypatch.setattr(machine, "fast_in_bf16", lambda: fast)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    trainer = AutoencoderTrainer(arguments(folder, f"precision-{precision}", mixed_precision="bf16"))
+    assert trainer.accelerator.mixed_precision == trainer.arguments.mixed_precision == precision
 
 
 @pytest.fixture

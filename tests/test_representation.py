@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from f3_training import ablate_representation, latents_training
+from f3_training import ablate_representation, latents_training, machine
 from f3_training.ctc_helpers import CTCCollator, CTCHelper, CTCUnits, EmbeddingHead, spelled
 from f3_training.evaluate_codes import build_parser, evaluate_codes
 from f3_training.latents_batches import BatchRandomness, LatentsCollator, TaskMix
@@ -90,6 +90,13 @@ def test_rq_mtp_learns_from_the_cache_and_leaves_a_tokenizer_behind(data, tmp_pa
     for name, tensor in tiny_model().state_dict().items():
         assert torch.equal(trained.model.autoencoder.state_dict()[name], tensor), name
     assert isinstance(F3Model.from_pretrained(tmp_path / "model"), F3Model)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_gives_way_where_it_is_slow(data, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr(machine, "fast_in_bf16", lambda: fast)
+    train_representation(arguments(data, tmp_path, max_steps=1, bf16=True))
+    assert json.loads((tmp_path / "training.json").read_text())["arguments"]["bf16"] == fast
 
 
 def test_training_gives_memory_back_now_and_then(data, tmp_path, monkeypatch):

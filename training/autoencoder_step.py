@@ -18,6 +18,9 @@ from .losses import (
 )
 
 
+PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness")
+
+
 @dataclass
 class LossWeights:
     """Weights of the autoencoder's loss; the names are those of the log. Once phase is learned, magnitudes lead."""
@@ -114,7 +117,7 @@ class AutoencoderStep:
         losses["intelligibility"] = self.intelligibility_loss(estimate, batch.samples)
         losses["loudness"] = self.loudness_loss(estimate, batch.samples)
         losses["waveform"] = (estimate - batch.samples).abs().mean()
-        shares = dict.fromkeys(("mel", "magnitude_spectrum"), batch.magnitude_share)
+        shares = dict.fromkeys(PHASELESS, batch.magnitude_share)
         weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}
         losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
         losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)

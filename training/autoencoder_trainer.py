@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from configuration_f3.configuration_autoencoder import F3AutoencoderConfig
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from modeling_f3.latent_bottleneck import draw_noise
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils.hub import cached_file
 
 from .audio_dataset import load_audio_dataset, with_source_weights
 from .autoencoder_step import AutoencoderStep, Batch, LossWeights
@@ -22,10 +25,11 @@ from .crops import RandomCrops
 from .discriminator import MultiScaleDiscriminator
 from .held_out import HeldOut
 from .losses import IntelligibilityLoss, LoudnessLoss, MultiScaleSpectralLoss
-from .machine import machine
+from .machine import in_bf16, machine
 from .muon import MuonWithAdamW, hidden_matrices
 
 
+DISCRIMINATOR = "discriminator.safetensors"  # beside the weights of the autoencoder
 MAGNITUDE_SHARE = 0.03  # of the weights of the losses without phase at the first step
 
 
@@ -39,6 +43,8 @@ class AutoencoderTrainer:
 
     def __init__(self, arguments, config: F3AutoencoderConfig | None = None):
         self.started = time.monotonic()
+        if arguments.mixed_precision == "bf16" and not in_bf16(True):
+            arguments = replace(arguments, mixed_precision="no")
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.accelerator = Accelerator(
@@ -139,9 +145,25 @@ class AutoencoderTrainer:
             return self.model_class.from_pretrained(self.arguments.init_from)
         return self.model_class(config or F3AutoencoderConfig.preset(self.arguments.preset))
 
-    def _prepare(self, model: F3AutoencoderModel) -> AutoencoderStep:
+    def _initial_discriminator(self) -> MultiScaleDiscriminator:
+        """What learned beside the autoencoder of `--init_from`, if that is there, else new ones."""
         arguments = self.arguments
         discriminator = MultiScaleDiscriminator(channels=arguments.discriminator_channels)
+        trained = arguments.init_from and cached_file(
+            arguments.init_from, DISCRIMINATOR, _raise_exceptions_for_missing_entries=False
+        )
+        if trained:
+            try:
+                discriminator.load_state_dict(load_file(trained))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the discriminators of {arguments.init_from} are not of --discriminator_channels {arguments.discriminator_channels}"
+                ) from error
+        return discriminator
+
+    def _prepare(self, model: F3AutoencoderModel) -> AutoencoderStep:
+        arguments = self.arguments
+        discriminator = self._initial_discriminator()
         optimizer = MuonWithAdamW(
             *hidden_matrices(model, ends=("stem", "head")),
             lr=arguments.learning_rate,
@@ -242,6 +264,7 @@ class AutoencoderTrainer:
         progress = {"minutes": minutes, "skipped": updates.skipped, "history": self.history}
         save_checkpoint(self.output_dir, self.step, parts, progress)
         self.average.save_pretrained(self.output_dir / "model")
+        save_file(parts["discriminator"], self.output_dir / "model" / DISCRIMINATOR)
         F3FeatureExtractor(sampling_rate=self.config.sampling_rate).save_pretrained(self.output_dir / "model")
         record = {"arguments": vars(self.arguments), "steps": self.step, "processes": self.accelerator.num_processes}
         record |= {**machine(), **progress}

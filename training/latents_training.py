@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .latents_batches import BatchRandomness
 from .latents_cache import load_latents, splits_in
-from .machine import machine
+from .machine import in_bf16, machine
 from .malloc_settings import give_free_memory_back
 
 
@@ -137,6 +138,7 @@ def run_trainer(
     leaves `output_dir/training.json`: arguments, machine, steps, and the scores by step. The optimizer is AdamW unless another
     is given.
     """
+    arguments = replace(arguments, bf16=in_bf16(arguments.bf16))
     output_dir = Path(arguments.output_dir)
     language_model = getattr(model, "language_model", None)
     if language_model is not None and not torch.cuda.is_available():

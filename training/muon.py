@@ -7,6 +7,8 @@ with learning rates scaled as in Moonlight (arXiv 2502.16982), and AdamW for wha
 
 import torch
 
+from .machine import fast_in_bf16
+
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # slope at zero as steep as possible; five iterations end within 0.7 ... 1.2
 
@@ -66,10 +68,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """U V^T of `matrix` = U S V^T, approximately, by Newton-Schulz iterations in bf16."""
+    """U V^T of `matrix` = U S V^T, approximately, by Newton-Schulz iterations in bf16 where that is fast."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = (matrix.T if tall else matrix).to(torch.bfloat16 if fast_in_bf16() else torch.float32)
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.T

@@ -63,7 +63,7 @@ class F3AutoencoderEncoder(nn.Module):
 
     def forward(self, samples: torch.Tensor, state: F3StreamingState | None = None) -> torch.Tensor:
         maps = self.spectrogram.analyze(samples, state)  # [B, 2, frames, bins]
-        maps = self.stem(maps.to(self.stem.weight.dtype), state)
+        maps = self.stem(channels_last(maps.to(self.stem.weight.dtype)), state)
         for stage in self.stages:
             maps = stage(maps, state)
         return self.projection(maps.transpose(1, 2).flatten(2), state)  # [B, T, C * F] -> [B, T, D]
@@ -92,12 +92,17 @@ class F3AutoencoderDecoder(nn.Module):
 
     def forward(self, latents: torch.Tensor, state: F3StreamingState | None = None) -> torch.Tensor:
         sequence = self.projection(latents.to(self.head.weight.dtype), state)
-        maps = sequence.unflatten(2, (-1, self.bins)).transpose(1, 2)  # [B, C, T, F]
+        maps = channels_last(sequence.unflatten(2, (-1, self.bins)).transpose(1, 2))  # [B, C, T, F]
         for stage in self.stages:
             maps = stage(maps, state)
         maps = self.head(self.act(maps), state).unflatten(1, (2, self.stem_stride))  # sub-pixel along frequency
         maps = maps.permute(0, 1, 3, 4, 2).flatten(3)  # [B, 2, frames, positions * stride = bins]
         return self.spectrogram.synthesize(maps, state)
+
+
+def channels_last(maps: torch.Tensor) -> torch.Tensor:
+    """The same maps with all channels of a point side by side, as convolutions want them; what follows keeps that order."""
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 def head_bins(config: F3AutoencoderConfig) -> int:
