@@ -216,6 +216,14 @@ def test_fine_tuning_goes_on_with_the_discriminators_that_it_finds(folder):
         AutoencoderTrainer(arguments(folder, "third", init_from=str(folder / "first/model"), discriminator_channels=8))
 
 
+def test_weights_of_losses_are_those_that_are_given_and_else_the_defaults(folder):
+    given = arguments(folder, "weighed", loss_weights='{"loudness": 2, "mel": 1.5}')
+    weights = AutoencoderTrainer(given).updates.weights
+    assert weights == LossWeights(loudness=2, mel=1.5) != LossWeights()
+    with pytest.raises(ValueError, match="loudnes, they are mel, "):
+        AutoencoderTrainer(arguments(folder, "misspelt", loss_weights='{"loudnes": 2}'))
+
+
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
 def test_bf16_gives_way_where_it_is_slow(folder, monkeypatch, fast, precision):
     monkeypatch.setattr(machine, "fast_in_bf16", lambda: fast)

@@ -65,7 +65,8 @@ def test_rows_of_a_batch_do_not_see_each_other(model):
         conversation = [question(0.3 + 0.2 * row, answer, row)]
         alone = tiny_processor().apply_chat_template(conversation, return_labels=True, sampling_rate=800)
         length = alone["input_ids"].shape[1]
-        torch.testing.assert_close(logits[row, :length], model(**alone).logits[0], atol=1e-5, rtol=0)
+        # how sums of a batch are rounded depends on the processor
+        torch.testing.assert_close(logits[row, :length], model(**alone).logits[0], atol=1e-4, rtol=0)
 
 
 def test_audio_without_text_is_not_read_by_the_language_model(tmp_path, monkeypatch):

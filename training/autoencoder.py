@@ -37,6 +37,10 @@ class AutoencoderArguments:
             "help": "of the mean square by which latents leave those of --init_from, for which others were trained"
         },
     )
+    loss_weights: str = field(
+        default="",
+        metadata={"help": 'JSON of those of the losses that are to differ: \'{"loudness": 2, "adversarial": 2}\''},
+    )
     max_steps: int = field(default=100_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
     warmup_steps: int = 200

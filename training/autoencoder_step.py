@@ -23,16 +23,19 @@ PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness")
 
 @dataclass
 class LossWeights:
-    """Weights of the autoencoder's loss; the names are those of the log. Once phase is learned, magnitudes lead."""
+    """
+    Weights of the autoencoder's loss; the names are those of the log. Once phase is learned, magnitudes lead. Loudness is for a
+    model that sounds right already: before, it outweighs what the others have to teach.
+    """
 
     mel: float = 30.0
     complex_spectrum: float = 5.0
     magnitude_spectrum: float = 100.0
     waveform: float = 1.0
-    adversarial: float = 2.0
+    adversarial: float = 1.0
     feature_matching: float = 12.0
-    intelligibility: float = 120.0
-    loudness: float = 2.0
+    intelligibility: float = 30.0
+    loudness: float = 0.0
     drift: float = 0.0
 
 

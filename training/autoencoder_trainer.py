@@ -183,10 +183,23 @@ class AutoencoderTrainer:
         return self._step(*prepared, *distances)
 
     def _step(self, *parts) -> AutoencoderStep:
-        weights = LossWeights(drift=self.arguments.drift_weight)
         return AutoencoderStep(
-            self.accelerator, *parts, weights, max_grad_norm=self.arguments.max_grad_norm, anchor=self._anchor()
+            self.accelerator,
+            *parts,
+            self._loss_weights(),
+            max_grad_norm=self.arguments.max_grad_norm,
+            anchor=self._anchor(),
         )
+
+    def _loss_weights(self) -> LossWeights:
+        weights = LossWeights(drift=self.arguments.drift_weight)
+        given = json.loads(self.arguments.loss_weights or "{}")
+        unknown = given.keys() - vars(weights).keys()
+        if unknown:
+            raise ValueError(
+                f"--loss_weights: no loss is called {', '.join(unknown)}, they are {', '.join(vars(weights))}"
+            )
+        return replace(weights, **given)
 
     def _anchor(self) -> F3AutoencoderModel | None:
         """The pretrained autoencoder at whose latents the new ones are held, if at any."""
