@@ -220,8 +220,9 @@ def test_weights_of_losses_are_those_that_are_given_and_else_the_defaults(folder
     given = arguments(folder, "weighed", loss_weights='{"loudness": 2, "mel": 1.5}')
     weights = AutoencoderTrainer(given).updates.weights
     assert weights == LossWeights(loudness=2, mel=1.5) != LossWeights()
-    with pytest.raises(ValueError, match="loudnes, they are mel, "):
-        AutoencoderTrainer(arguments(folder, "misspelt", loss_weights='{"loudnes": 2}'))
+    for unknown in ("loudnes", "drift"):
+        with pytest.raises(ValueError, match=f"no loss is called {unknown}, they are adversarial, "):
+            AutoencoderTrainer(arguments(folder, unknown, loss_weights=f'{{"{unknown}": 2}}'))
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
@@ -246,6 +247,13 @@ def batch(step, samples=None) -> Batch:
     samples = 0.1 * torch.randn(2, 3200) if samples is None else samples
     frames = 3200 // step.autoencoder.config.hop_length
     return Batch(samples, torch.zeros(2, frames, TINY["latent_dim"]), judged=[(0, 0), (1, 100)], judged_samples=1600)
+
+
+def test_a_loss_without_weight_is_told_and_teaches_nothing(step):
+    step.weights = LossWeights(**dict.fromkeys(vars(LossWeights()), 0.0) | {"waveform": 1.0})
+    step.loudness_loss.register_forward_hook(lambda module, given, loss: loss * torch.nan)
+    told = step(batch(step))
+    assert torch.isnan(told["loudness"]) and torch.isfinite(told["total"]) and step.skipped == 0
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step):

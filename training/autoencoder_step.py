@@ -18,6 +18,7 @@ from .losses import (
 )
 
 
+# losses that do not see the phase
 PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness")
 
 
@@ -122,7 +123,7 @@ class AutoencoderStep:
         losses["waveform"] = (estimate - batch.samples).abs().mean()
         shares = dict.fromkeys(PHASELESS, batch.magnitude_share)
         weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}
-        losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if name in losses)
+        losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if weight and name in losses)
         losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)
         return {name: loss.detach() for name, loss in losses.items()}
 

@@ -192,14 +192,15 @@ class AutoencoderTrainer:
         )
 
     def _loss_weights(self) -> LossWeights:
-        weights = LossWeights(drift=self.arguments.drift_weight)
+        """What `--loss_weights` gives, the defaults for the others; `drift` has an option of its own, for it needs an anchor."""
         given = json.loads(self.arguments.loss_weights or "{}")
-        unknown = given.keys() - vars(weights).keys()
+        names = vars(LossWeights()).keys() - {"drift"}
+        unknown = given.keys() - names
         if unknown:
             raise ValueError(
-                f"--loss_weights: no loss is called {', '.join(unknown)}, they are {', '.join(vars(weights))}"
+                f"--loss_weights: no loss is called {', '.join(sorted(unknown))}, they are {', '.join(sorted(names))}"
             )
-        return replace(weights, **given)
+        return LossWeights(**given, drift=self.arguments.drift_weight)
 
     def _anchor(self) -> F3AutoencoderModel | None:
         """The pretrained autoencoder at whose latents the new ones are held, if at any."""

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def fast_in_bf16() -> bool:
     """
     Whether products of matrices in bf16 are. They are on accelerators that have them, and on processors whose vectors are wide
-    enough to have or to imitate them; on others, most desktops among them, PyTorch takes hundreds of times longer than in fp32.
+    enough to have or to imitate them; on one with AVX2 alone PyTorch took hundreds of times longer than in fp32.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)

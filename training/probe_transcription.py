@@ -147,8 +147,9 @@ def markdown(report: dict) -> str:
     text = (
         "Words that {language_model}, frozen, writes down wrongly, in percent, greedily: at most {max_items} recordings of each "
         "source, split {split}, language {language}. It reads features through a connector, which alone learned, for "
-        "{max_steps} steps of {batch_size} rows. 1 - WER is over all sources, at least 0. The last two columns are the cross-entropy of the texts of "
-        "{evaluation_items} validation recordings, in nat a token, beside their audio and beside that of another recording."
+        "{max_steps} steps of {batch_size} rows. 1 - WER is over all sources, at least 0. The last two columns are the "
+        "cross-entropy of the texts of {evaluation_items} validation recordings, in nat a token, beside their audio and beside "
+        "that of another recording."
     ).format(**report["conditions"])
     return "\n".join(["# Transcription probe", "", text, "", *transcription_table(report), ""])
 
