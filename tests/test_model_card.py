@@ -173,19 +173,6 @@ def test_a_decoder_of_the_same_latents_takes_the_place_of_the_models(tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
-def test_an_encoder_comes_alone_or_with_its_decoder(tmp_path):
-    for seed in (0, 1):
-        tiny_model(seed).save_pretrained(tmp_path / str(seed))
-    old, new = (tiny_model(seed).state_dict() for seed in (0, 1))
-    write_weights([tmp_path / "0"], tmp_path / "alone", encoder=tmp_path / "1")
-    write_weights([tmp_path / "0"], tmp_path / "both", encoder=tmp_path / "1", decoder=tmp_path / "1")
-    alone, both = (F3AutoencoderModel.from_pretrained(tmp_path / name).state_dict() for name in ("alone", "both"))
-    for name in old:
-        torch.testing.assert_close(both[name], new[name], atol=2e-3, rtol=2e-3)
-        wanted = new if name.startswith("encoder.") else old
-        torch.testing.assert_close(alone[name], wanted[name], atol=2e-3, rtol=2e-3)
-
-
 def test_a_published_adapter_has_16_bits_and_the_language_model_its_name_on_the_hub(tmp_path):
     speaker = tiny_audio_lm(tmp_path / "parts")
     speaker.save_pretrained(tmp_path / "trained")

@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from .helper import Helper
+
 
 FILLER = "_"  # where there is no token; zeros or the vectors around audio confuse the language model far more
 NOTHING = -100
@@ -96,10 +98,10 @@ class EmbeddingHead(nn.Module):
         return (audio_tokens.float() - meant).square().sum(-1) / self.spread
 
 
-class CTCHelper:
+class CTCHelper(Helper):
     """
-    Lets a model learn the units that a [`CTCCollator`] adds to its batches as well, for as long as it is attached: the loss is
-    added to the model's own. The head is a child of the model, so that checkpoints hold it, and is gone after `detach`.
+    The units that a [`CTCCollator`] adds to batches. The head is a child of the model, so that checkpoints hold it, and is gone
+    after `detach`.
 
     Args:
         model: calls of it take the units.
@@ -107,7 +109,7 @@ class CTCHelper:
         name: of the units.
         head: from features to scores, first the blank's.
         weight: of the loss.
-        own_weight: of the loss that the model has without the helper; at zero, training does not compute it.
+        own_weight: as of [`Helper`].
         features: what is scored, of the output of the tokenizer; by default its representations.
     """
 
@@ -121,15 +123,9 @@ class CTCHelper:
         own_weight: float = 1.0,
         features: Callable[[F3Output], torch.Tensor] = attrgetter("last_hidden_state"),
     ):
-        self.model, self.name, self.features = model, name, features
-        self.weight, self.own_weight = weight, own_weight
-        self.wanted = self.heard = None
+        super().__init__(model, tokenizer, name, weight, own_weight)
+        self.features = features
         model.add_module(self.head_name, head)
-        self.hooks = [
-            model.register_forward_pre_hook(self._take, with_kwargs=True),
-            tokenizer.register_forward_hook(self._hear),
-            model.register_forward_hook(self._add_loss),
-        ]
 
     @property
     def head_name(self) -> str:
@@ -137,34 +133,13 @@ class CTCHelper:
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """What the outputs of the model have more."""
         return (f"{self.name}_loss",)
 
     def detach(self) -> None:
-        """Leaves the model as it was, but for what it has learned."""
-        for hook in self.hooks:
-            hook.remove()
+        super().detach()
         delattr(self.model, self.head_name)
 
-    def _take(self, module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
-        self.wanted = options.pop(self.name, None)
-        if self.own_weight == 0 and module.training:
-            options["return_loss"] = False
-        return inputs, options
-
-    def _hear(self, module, inputs: tuple, output) -> None:
-        self.heard = output
-
-    def _add_loss(self, module, inputs: tuple, output) -> None:
-        if self.wanted is not None:
-            losses = self._losses(self.heard)
-            for name, loss in zip(self.loss_names, losses, strict=True):
-                setattr(output, name, loss)
-            own = 0.0 if output.loss is None else self.own_weight * output.loss
-            output.loss = own + self.weight * sum(losses)
-        self.wanted = self.heard = None
-
-    def _losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
+    def losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
         return (self._ctc(self._scores(self.features(heard)), heard.latents_mask.sum(1)),)
 
     def _scores(self, features: torch.Tensor) -> torch.Tensor:
@@ -172,10 +147,10 @@ class CTCHelper:
 
     def _ctc(self, scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """CTC per unit: first of each row that has units, then the mean of all rows."""
-        kept = self.wanted != NOTHING
+        kept = self.given != NOTHING
         losses = F.ctc_loss(
             scores.log_softmax(-1).transpose(0, 1),
-            self.wanted[kept],
+            self.given[kept],
             lengths,
             kept.sum(1),
             reduction="none",
@@ -202,7 +177,7 @@ class TokensHelper(CTCHelper):
     def loss_names(self) -> tuple[str, ...]:
         return (*super().loss_names, "embedding_distance")
 
-    def _losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
+    def losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
         audio_tokens, kept = self.model.connector(heard.last_hidden_state), token_mask(heard.latents_mask)
         scores = self._scores(audio_tokens)
         distances = getattr(self.model, self.head_name).distance(audio_tokens, scores)

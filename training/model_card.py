@@ -208,7 +208,6 @@ def write_weights(
     sources: list[Path],
     model_dir: Path,
     language_model: str | None = None,
-    encoder: Path | None = None,
     decoder: Path | None = None,
 ) -> None:
     """
@@ -218,8 +217,6 @@ def write_weights(
 
     Args:
         language_model: name on the Hub, to be written in place of a folder of this machine.
-        encoder: an autoencoder whose encoder takes the place of the model's: for one that was trained with `--drift_weight`, so
-            that what learned from the former latents can read the new ones.
         decoder: an autoencoder with the same encoder, whose decoder takes the place of the model's: latents stay what they
             were, and sound otherwise.
 
@@ -233,8 +230,6 @@ def write_weights(
         name: {key: _mean_in_16_bits([tensors[key] for tensors in weights]) for key in weights[-1]}
         for name, weights in given.items()
     }
-    if encoder is not None:
-        means[WEIGHTS] |= _part_of(encoder, "encoder.", means[WEIGHTS])
     if decoder is not None:
         encoding = _part_of(decoder, "encoder.", means[WEIGHTS])
         if not all(torch.equal(means[WEIGHTS][name], part) for name, part in encoding.items()):
@@ -293,9 +288,6 @@ def main() -> None:
     weights.add_argument("sources", type=Path, nargs="+", help="trained folders; of several, the mean of their weights")
     weights.add_argument("model_dir", type=Path)
     weights.add_argument("--language_model", help="name on the Hub to write down, in place of a folder")
-    weights.add_argument(
-        "--encoder", type=Path, help="autoencoder with latents like the model's, to take the encoder from"
-    )
     weights.add_argument("--decoder", type=Path, help="autoencoder with the same encoder, to take the decoder from")
     weights.set_defaults(run=write_weights)
     made = commands.add_parser("card")

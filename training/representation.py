@@ -27,6 +27,13 @@ class RepresentationArguments:
     output_dir: str = field(metadata={"help": "checkpoints, logs and the resulting model; resumed from when it exists"})
     autoencoder: str | None = field(default=None, metadata={"help": "start with this autoencoder and a new encoder"})
     init_from: str | None = field(default=None, metadata={"help": "or from this tokenizer or audio language model"})
+    former_latents: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "with both of these: latents of the same rows by the former autoencoder of the model, whose encoder learns to "
+            "hear in those of the new one what it heard in them"
+        },
+    )
     preset: str = field(default="nano", metadata={"help": "size of a new encoder: base or nano"})
     language_model: str | None = field(default=None, metadata={"help": "frozen language model to learn from as well"})
     text_loss_weight: float = field(

@@ -1,6 +1,8 @@
 """What stage 1 is made of: the model, its data, and what is saved."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -15,13 +17,15 @@ from feature_extraction_f3.processing_f3 import F3Processor
 from modeling_f3.listener import LETTERS
 from modeling_f3.modeling_audio_lm import F3AudioLMForConditionalGeneration
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
-from modeling_f3.modeling_f3 import F3ForPreTraining
+from modeling_f3.modeling_f3 import F3ForPreTraining, F3Model
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Trainer
 
 from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper, spelled
+from .following import Following, PairsCollator, exchange_autoencoder, paired
+from .helper import Helper
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
-from .latents_cache import latents_of
+from .latents_cache import latents_of, load_autoencoder
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
 from .model_parts import inner_transformer, learn, with_parts_of
 from .muon import MuonWithAdamW, hidden_matrices
@@ -50,6 +54,10 @@ def teach(model: PreTrainedModel, processor: F3Processor | None, arguments) -> T
     autoencoder = tokenizer.autoencoder
     max_frames = int(arguments.max_seconds * autoencoder.config.frame_rate)
     randomness = BatchRandomness(arguments.seed)
+    speaks = getattr(model, "flow_head", None) is not None
+    former = None
+    if arguments.former_latents:
+        former = exchange_autoencoder(tokenizer, load_autoencoder(arguments.autoencoder), keep_decoder=speaks)
     if reads_audio(arguments, processor):
         tasks = json.loads(arguments.tasks)
         collator, held_out_collator = (TaskMix(processor, tasks, max_frames, drawn) for drawn in (randomness, None))
@@ -57,14 +65,16 @@ def teach(model: PreTrainedModel, processor: F3Processor | None, arguments) -> T
     else:
         collator, held_out_collator = (LatentsCollator(max_frames, drawn) for drawn in (randomness, None))
         fits = None
-    train, validation = (load_rows(arguments, split, autoencoder, fits) for split in ("train", "validation"))
+    train, validation = (rows_of(arguments, split, tokenizer, former, fits) for split in ("train", "validation"))
     to_calibrate = model.prediction is not None and not model.prediction.quantizer.is_calibrated
     if to_calibrate and not last_checkpoint(output_dir):
         calibrate(model, train, arguments.seed)
     held_out = held_out_rows(validation, arguments)
-    helpers = ctc_helpers(model, processor, arguments, train["text"])
-    for units, _ in helpers:
-        collator, held_out_collator = (CTCCollator(inner, units, max_frames) for inner in (collator, held_out_collator))
+    helpers = ctc_helpers(model, processor, arguments, train["text"], max_frames)
+    if former is not None:
+        helpers.append((PairsCollator, Following(model, tokenizer, former, speaks)))
+    for adding, _ in helpers:
+        collator, held_out_collator = adding(collator), adding(held_out_collator)
 
     def score(model: PreTrainedModel) -> dict[str, float]:
         losses = [name for _, helper in helpers for name in helper.loss_names]
@@ -81,6 +91,14 @@ def teach(model: PreTrainedModel, processor: F3Processor | None, arguments) -> T
     return trainer
 
 
+def rows_of(arguments, split: str, tokenizer: F3Model, former: F3Model | None, fits: Callable | None) -> Dataset:
+    """What is learned from: latents, where a `former` tokenizer is followed with those of its autoencoder beside them."""
+    rows = load_rows(arguments, split, tokenizer.autoencoder, fits)
+    if former is None:
+        return rows
+    return paired(rows, load_rows(replace(arguments, latents=arguments.former_latents), split, former.autoencoder))
+
+
 def reads_audio(arguments, processor: F3Processor | None) -> bool:
     """Whether a language model is run; its tokens alone teach much faster than it does itself."""
     return processor is not None and arguments.text_loss_weight > 0
@@ -88,9 +106,11 @@ def reads_audio(arguments, processor: F3Processor | None) -> bool:
 
 def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
     """The model to be trained, and a processor when a language model takes part."""
-    if (arguments.autoencoder is None) == (arguments.init_from is None):
-        raise ValueError("pass either --autoencoder, for a new encoder, or --init_from, a model to go on with")
+    _check_start(arguments)
     given = None if arguments.init_from is None else AutoConfig.from_pretrained(arguments.init_from)
+    reads = isinstance(given, F3AudioLMConfig) or arguments.language_model is not None
+    if arguments.former_latents and reads and arguments.text_loss_weight > 0:
+        raise ValueError("an encoder follows to another autoencoder without the language model: --text_loss_weight 0")
     if isinstance(given, F3AudioLMConfig):
         return _with_listener(arguments), F3Processor.from_pretrained(arguments.init_from)
     if arguments.frozen or arguments.listener_layers:
@@ -110,6 +130,21 @@ def initial_model(arguments) -> tuple[PreTrainedModel, F3Processor | None]:
         code_loss_weight=arguments.code_loss_weight,
         connector_hidden_size=arguments.connector_hidden_size,
     )
+
+
+def _check_start(arguments) -> None:
+    """
+    Raises:
+        `ValueError`: when it is not clear what to start with.
+    """
+    given = (arguments.autoencoder is not None, arguments.init_from is not None)
+    if arguments.former_latents and not all(given):
+        raise ValueError("--former_latents is about a model, --init_from, that gets another --autoencoder: pass both")
+    if not arguments.former_latents and sum(given) != 1:
+        raise ValueError(
+            "pass either --autoencoder, for a new encoder, or --init_from, a model to go on with; both with "
+            "--former_latents, for an encoder that follows to another autoencoder"
+        )
 
 
 def audio_language_model(
@@ -157,9 +192,9 @@ def _tokenizer(arguments) -> F3ForPreTraining:
 
 
 def ctc_helpers(
-    model: PreTrainedModel, processor: F3Processor | None, arguments, texts: list[str]
-) -> list[tuple[CTCUnits, CTCHelper]]:
-    """Those with a weight, attached to the model, and their units."""
+    model: PreTrainedModel, processor: F3Processor | None, arguments, texts: list[str], max_frames: int
+) -> list[tuple[Callable, Helper]]:
+    """Those with a weight, attached to the model, each after what makes a collator one that adds its units."""
     tokenizer = model.model if processor is None else model.audio_model
     listener, helpers = getattr(model, "listener", None), []
     if arguments.letter_loss_weight > 0:
@@ -174,14 +209,15 @@ def ctc_helpers(
         own_weight = arguments.code_loss_weight if processor is None else 1.0
         weight = arguments.letter_loss_weight
         helper = CTCHelper(model, tokenizer, letters.name, head, weight, own_weight, features)
-        helpers.append((letters, helper))
+        helpers.append((partial(CTCCollator, units=letters, max_frames=max_frames), helper))
     if arguments.token_loss_weight > 0:
         if processor is None:
             raise ValueError("--token_loss_weight is about the tokens of a language model: pass --language_model")
         tokens = CTCUnits("tokens", partial(processor.tokenizer.encode, add_special_tokens=False), texts)
         blank = processor.tokenizer.encode(FILLER, add_special_tokens=False)[0]
         embeddings = model.get_input_embeddings().weight[[blank, *tokens.vocabulary]]
-        helpers.append((tokens, TokensHelper(model, tokens.name, embeddings, arguments.token_loss_weight)))
+        helper = TokensHelper(model, tokens.name, embeddings, arguments.token_loss_weight)
+        helpers.append((partial(CTCCollator, units=tokens, max_frames=max_frames), helper))
     return helpers
 
 

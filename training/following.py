@@ -1,0 +1,105 @@
+"""
+When the autoencoder of a tokenizer learns on, its latents change, and what learned from them would have to learn anew. Instead,
+the representation encoder follows: it learns to hear in the new latents what it heard in the former ones of the same audio, so
+that connectors, listeners and heads on its representations keep what they know.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from modeling_f3.model_outputs import F3Output
+from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from modeling_f3.modeling_f3 import F3Model, draw_latent_noise
+from transformers import PreTrainedModel
+
+from .helper import Helper
+from .latents_batches import LatentsCollator
+from .latents_cache import LatentsCacheError, latents_of
+
+
+FORMER = "former_latents"
+WEIGHT = 10.0  # of a relative error of some percent, beside cross-entropies of some nat
+SAME = ("frames", "source", "text")  # of a row, whatever its latents
+
+
+class Following(Helper):
+    """
+    The mean square by which the representations differ from those of the `former` tokenizer, relative to how much these vary.
+
+    Args:
+        model: calls of it take `former_latents` `[B, T, D]`, beside the latents of the same audio by the new autoencoder.
+        tokenizer: the part of the model that follows.
+        former: what it was before it got the new autoencoder.
+        speaks: the model says latents of the former kind, so it has to hear both kinds.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: F3Model, former: F3Model, speaks: bool):
+        super().__init__(model, tokenizer, FORMER, WEIGHT)
+        self.tokenizer, self.former, self.speaks = tokenizer, former, speaks
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        return ("following_loss", "former_loss") if self.speaks else ("following_loss",)
+
+    def losses(self, heard: F3Output) -> tuple[torch.Tensor, ...]:
+        latents, mask = self.given, heard.latents_mask
+        with torch.no_grad():
+            wanted = self.former.to(latents.device)(latents=latents, latents_mask=mask).last_hidden_state[mask].float()
+        found = [heard.last_hidden_state]
+        if self.speaks:
+            noise = draw_latent_noise(latents.shape, self.tokenizer.config) if self.tokenizer.training else None
+            # not called, which would tell other helpers that this is what was heard
+            again = self.tokenizer.forward(latents=latents, latents_mask=mask, noise=noise)
+            found.append(again.last_hidden_state)
+        spread = wanted.var(0).mean()
+        return tuple((each[mask].float() - wanted).square().mean() / spread for each in found)
+
+
+def exchange_autoencoder(tokenizer: F3Model, autoencoder: F3AutoencoderModel, keep_decoder: bool) -> F3Model:
+    """
+    Gives the tokenizer the weights of another autoencoder, those of the encoder alone or all. Returns what it was before.
+
+    Raises:
+        `ValueError`: for one with other layers; the tokenizer is as it was then.
+    """
+    former = copy.deepcopy(tokenizer).eval().requires_grad_(False)
+    weights, new = former.autoencoder.state_dict(), autoencoder.state_dict()
+    if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in new.items()}:
+        raise ValueError(
+            "the autoencoder has other layers than that of the model: one that learned on from it (f3_training.autoencoder "
+            "--init_from) can be followed; for another, train a new encoder"
+        )
+    kept = {name: weight for name, weight in weights.items() if keep_decoder and name.startswith("decoder.")}
+    tokenizer.autoencoder.load_state_dict({**new, **kept})
+    return former
+
+
+def paired(rows: Dataset, former: Dataset) -> Dataset:
+    """
+    `rows` with the latents of the same audio, in the rows `former`, as another column, `former_latents`.
+
+    Raises:
+        `LatentsCacheError`: when the rows are not the same.
+    """
+    if any(rows[name][:] != former[name][:] for name in SAME):
+        raise LatentsCacheError(
+            "the latents and the former ones are not of the same rows: write both from one dataset, with one list of folders each"
+        )
+    former = former.select_columns(["latents"]).rename_column("latents", FORMER).with_format(None)
+    pairs = concatenate_datasets([rows.with_format(None), former], axis=1)
+    return pairs.with_format("numpy", columns=["latents", FORMER], output_all_columns=True)
+
+
+class PairsCollator:
+    """The batches of a [`LatentsCollator`], with the `former_latents` of the same frames beside the others."""
+
+    def __init__(self, collator: LatentsCollator):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        both = [np.concatenate([latents_of(row), np.asarray(row[FORMER], np.float32)], axis=1) for row in rows]
+        batch = self.collator([{**row, "latents": latents} for row, latents in zip(rows, both)])
+        latents, former = batch["latents"].chunk(2, dim=-1)
+        return {**batch, "latents": latents.contiguous(), FORMER: former.contiguous()}
