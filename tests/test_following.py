@@ -17,8 +17,10 @@ from tiny import (
     noise,
     tiny_audio_lm,
     tiny_flow_config,
+    tiny_listener_config,
     tiny_model,
     tiny_processor,
+    tiny_text_tokenizer,
     tiny_tokenizer,
     write_latents,
 )
@@ -94,20 +96,23 @@ def test_a_tokenizer_follows_to_the_autoencoder_that_learned_on(data, tmp_path):
 
 
 def test_a_model_that_speaks_hears_both_kinds_of_latents_and_says_what_it_said(data, tmp_path):
-    speaker = tiny_audio_lm(tmp_path / "parts", flow_config=tiny_flow_config(), code_loss_weight=0.0)
+    parts = {"flow_config": tiny_flow_config(), "listener_config": tiny_listener_config()}
+    speaker = tiny_audio_lm(tmp_path / "parts", **parts, code_loss_weight=0.0)
+    speaker.listener.learn_spelling(tiny_text_tokenizer())
     speaker.audio_model.autoencoder.load_state_dict(tiny_model().state_dict())
     speaker.save_pretrained(tmp_path / "speaker")
     tiny_processor().save_pretrained(tmp_path / "speaker")
-    options = {"text_loss_weight": 0.0, "code_loss_weight": 0.0, "frozen": "connector"}
+    options = {"text_loss_weight": 0.0, "code_loss_weight": 0.0, "letter_loss_weight": 0.3, "frozen": "connector"}
     train_representation(arguments(data, tmp_path / "speaker", tmp_path / "run", **options))
     before, after = history(tmp_path / "run")
     assert before["former_loss"] < 1e-6  # it begins as what it was
     assert after["following_loss"] < 0.7 * before["following_loss"] and after["former_loss"] < 0.1
+    assert after["letters_loss"] < before["letters_loss"]  # of the listener, which reads latents as well
     weights = F3AudioLMForConditionalGeneration.from_pretrained(tmp_path / "run" / "model").state_dict()
-    encoder, representation = "audio_model.autoencoder.encoder.", "audio_model.encoder."
+    encoder, learned = "audio_model.autoencoder.encoder.", ("audio_model.encoder.", "listener.")
     new = {f"audio_model.autoencoder.{name}": weight for name, weight in learned_on().state_dict().items()}
     for name, weight in speaker.state_dict().items():
-        if not name.startswith(representation):
+        if not name.startswith(learned):
             assert torch.equal(weights[name], new[name] if name.startswith(encoder) else weight), name
     with pytest.raises(ValueError, match="--text_loss_weight 0"):
         train_representation(arguments(data, tmp_path / "speaker", tmp_path / "refused"))
