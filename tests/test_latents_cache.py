@@ -22,7 +22,7 @@ from f3_training.latents_cache import (
     load_autoencoder,
     load_latents,
 )
-from tiny import TINY, noise, tiny_model, tiny_tokenizer
+from tiny import TINY, noise, tiny_audio_lm, tiny_model, tiny_tokenizer
 
 
 RATE = TINY["sampling_rate"]
@@ -249,11 +249,14 @@ def test_folders_of_one_name_are_not_taken_for_each_other(folder, tmp_path):
     assert not np.allclose(latents_of(one[0]), latents_of(other[0]))
 
 
-def test_the_autoencoder_is_found_alone_and_inside_the_tokenizer(folder, tmp_path):
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    found = autoencoder_fingerprint(load_autoencoder(str(tmp_path / "tokenizer")))
-    assert found == autoencoder_fingerprint(tokenizer.autoencoder)
+def test_the_autoencoder_is_found_alone_and_inside_other_models(folder, tmp_path):
+    tokenizer, speaker = tiny_tokenizer(), tiny_audio_lm(tmp_path / "parts")
+    for name, model, inside in (
+        ("tokenizer", tokenizer, tokenizer.autoencoder),
+        ("speaker", speaker, speaker.audio_model.autoencoder),
+    ):
+        model.save_pretrained(tmp_path / name)
+        assert autoencoder_fingerprint(load_autoencoder(str(tmp_path / name))) == autoencoder_fingerprint(inside)
     assert autoencoder_fingerprint(load_autoencoder(str(folder / "model-0"))) == autoencoder_fingerprint(tiny_model(0))
 
 

@@ -1,7 +1,8 @@
 """
 When the autoencoder of a tokenizer learns on, its latents change, and what learned from them would have to learn anew. Instead,
 the representation encoder follows: it learns to hear in the new latents what it heard in the former ones of the same audio, so
-that connectors, listeners and heads on its representations keep what they know.
+that connectors, listeners and heads on its representations keep what they know. It begins with what least squares can tell of the
+former latents.
 """
 
 import copy
@@ -74,6 +75,28 @@ def exchange_autoencoder(tokenizer: F3Model, autoencoder: F3AutoencoderModel, ke
     kept = {name: weight for name, weight in weights.items() if keep_decoder and name.startswith("decoder.")}
     tokenizer.autoencoder.load_state_dict({**new, **kept})
     return former
+
+
+@torch.no_grad()
+def read_estimates(model: PreTrainedModel, tokenizer: F3Model, latents: torch.Tensor, former: torch.Tensor) -> None:
+    """
+    Lets the encoder, and the quantiser if there is one, read estimates of the former latents instead of the new ones: what least
+    squares make of these, `latents` [N, D] and `former` [N, D] being the same frames. An affine map, so that layers which begin
+    with another absorb it. Codes then mean what they meant.
+    """
+    rows = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+    solution = torch.linalg.lstsq(rows, former).solution
+    weight, bias = solution[:-1], solution[-1]  # of z @ weight + bias
+    projection = tokenizer.encoder.projection
+    projection.bias.add_(projection.weight @ bias)
+    projection.weight.copy_(projection.weight @ weight.T)
+    if model.prediction is not None and model.prediction.quantizer.is_calibrated:
+        quantizer, deviation = model.prediction.quantizer, latents.std(dim=0)
+        weight = deviation[:, None] * weight / quantizer.deviation
+        quantizer.projections.copy_(torch.einsum("de,gec->gdc", weight, quantizer.projections))
+        offset = (quantizer.mean - bias) / quantizer.deviation
+        quantizer.mean.copy_(deviation * torch.linalg.solve(weight.T, offset))
+        quantizer.deviation.copy_(deviation)
 
 
 def paired(rows: Dataset, former: Dataset) -> Dataset:

@@ -30,11 +30,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
+from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .audio_dataset import AudioDecodeError, decode_audio, load_audio_dataset
 from .malloc_settings import restart_with_malloc_settings
@@ -44,6 +47,7 @@ from .processes import leave_together
 logger = logging.getLogger(__name__)
 
 RECORD = "latents.json"
+AUTOENCODER = "audio_model.autoencoder."  # what its weights are called in an audio language model
 
 # All that latents depend on beside the encoder's weights.
 ENCODER_FIELDS = (
@@ -143,16 +147,25 @@ def autoencoder_fingerprint(autoencoder: F3AutoencoderModel) -> str:
 
 def load_autoencoder(path_or_name: str) -> F3AutoencoderModel:
     """
-    The autoencoder of a folder or a Hub name, in fp32, alone or out of an [`F3Model`].
+    The autoencoder of a folder or a Hub name, in fp32, alone or out of an [`F3Model`] or an audio language model, whose
+    language model is not needed for it.
 
     Raises:
         `LatentsCacheError`: when it holds another model.
     """
+    config = AutoConfig.from_pretrained(path_or_name)
+    if isinstance(config, F3AudioLMConfig):
+        weights = load_file(cached_file(path_or_name, SAFE_WEIGHTS_NAME))
+        autoencoder = F3AutoencoderModel(config.audio_config.autoencoder_config)
+        own = {name: weights[AUTOENCODER + name] for name in autoencoder.state_dict()}
+        autoencoder.load_state_dict(own)
+        return autoencoder.eval()
     model = AutoModel.from_pretrained(path_or_name, dtype=torch.float32)
     autoencoder = getattr(model, "autoencoder", model)
     if not isinstance(autoencoder, F3AutoencoderModel):
         raise LatentsCacheError(
-            f"{path_or_name} holds a {type(model).__name__}: pass the folder of an F3AutoencoderModel or an F3Model"
+            f"{path_or_name} holds a {type(model).__name__}: pass the folder of an F3AutoencoderModel, an F3Model or an "
+            "F3AudioLMForConditionalGeneration"
         )
     return autoencoder.eval()
 
@@ -392,7 +405,7 @@ def _summary(record: dict[str, Any], shards: list[Shard], elapsed: float) -> str
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name of an F3AutoencoderModel or an F3Model")
+    parser.add_argument("--model", required=True, help="folder or Hub name of an autoencoder, or of what contains one")
     parser.add_argument("--dataset", required=True, help="Hub name, saved dataset or folder of sound files")
     parser.add_argument("--output_dir", required=True, help="the latents are written here, or go on here")
     parser.add_argument("--splits", nargs="+", default=["train", "validation", "test"])

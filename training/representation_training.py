@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from configuration_f3.configuration_f3 import F3Config
@@ -22,10 +23,10 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Trainer
 
 from .ctc_helpers import FILLER, CTCCollator, CTCHelper, CTCUnits, TokensHelper, spelled
-from .following import Following, PairsCollator, exchange_autoencoder, paired
+from .following import FORMER, Following, PairsCollator, exchange_autoencoder, paired, read_estimates
 from .helper import Helper
 from .latents_batches import BatchRandomness, LatentsCollator, TaskMix
-from .latents_cache import latents_of, load_autoencoder
+from .latents_cache import load_autoencoder
 from .latents_training import held_out_rows, last_checkpoint, load_rows, run_trainer
 from .model_parts import inner_transformer, learn, with_parts_of
 from .muon import MuonWithAdamW, hidden_matrices
@@ -35,7 +36,7 @@ from .representation_report import held_out_scores
 # first and last layers
 ENDS = ("projection", "prediction", "representations", "latents", "letters", "letters_head", "tokens_head")
 AROUND = ("connector", "listener", "prediction")  # what stage 1 trains beside the encoder, unless it is frozen
-CALIBRATION_FRAMES = 90_000  # an hour, for the statistics of the quantiser
+STATISTICS_FRAMES = 90_000  # an hour, for the quantiser and for what following begins with
 
 
 def train_representation(arguments) -> PreTrainedModel:
@@ -66,9 +67,11 @@ def teach(model: PreTrainedModel, processor: F3Processor | None, arguments) -> T
         collator, held_out_collator = (LatentsCollator(max_frames, drawn) for drawn in (randomness, None))
         fits = None
     train, validation = (rows_of(arguments, split, tokenizer, former, fits) for split in ("train", "validation"))
-    to_calibrate = model.prediction is not None and not model.prediction.quantizer.is_calibrated
-    if to_calibrate and not last_checkpoint(output_dir):
-        calibrate(model, train, arguments.seed)
+    if not last_checkpoint(output_dir):
+        if former is not None and not speaks:  # what speaks has to hear both kinds of latents
+            read_estimates(model, tokenizer, *some_frames(train, arguments.seed, "latents", FORMER))
+        if model.prediction is not None and not model.prediction.quantizer.is_calibrated:
+            calibrate(model, train, arguments.seed)
     held_out = held_out_rows(validation, arguments)
     helpers = ctc_helpers(model, processor, arguments, train["text"], max_frames)
     if former is not None:
@@ -223,13 +226,15 @@ def ctc_helpers(
 
 def calibrate(model: PreTrainedModel, rows: Dataset, seed: int) -> None:
     """Gives the quantiser the statistics of the training latents."""
-    frames, drawn = 0, []
-    for row in rows.shuffle(seed):
-        drawn.append(torch.as_tensor(latents_of(row)))
-        frames += len(drawn[-1])
-        if frames >= CALIBRATION_FRAMES:
-            break
-    model.prediction.quantizer.calibrate(torch.cat(drawn))
+    model.prediction.quantizer.calibrate(*some_frames(rows, seed, "latents"))
+
+
+def some_frames(rows: Dataset, seed: int, *columns: str) -> list[torch.Tensor]:
+    """Of random rows, about `STATISTICS_FRAMES` in all: for every column of latents the frames `[N, D]`, in fp32."""
+    rows = rows.shuffle(seed)
+    enough = 1 + np.searchsorted(np.cumsum(rows["frames"][:]), STATISTICS_FRAMES)
+    rows = rows.select(range(min(enough, len(rows))))
+    return [torch.from_numpy(np.concatenate(rows[name][:]).astype(np.float32)) for name in columns]
 
 
 def save(model: PreTrainedModel, processor: F3Processor | None, output_dir: Path) -> None:
