@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from f3_training.following import FORMER, Following, PairsCollator, exchange_autoencoder, paired, read_estimates
 from f3_training.latents_batches import BatchRandomness, LatentsCollator
 from f3_training.latents_cache import LatentsCacheError, load_latents
@@ -141,15 +142,19 @@ def test_the_loss_is_the_error_of_the_representations_relative_to_their_spread()
 
 def test_an_encoder_begins_with_what_least_squares_tell_of_the_former_latents():
     tokenizer = tiny_tokenizer(F3ForPreTraining)
-    former = 3 * noise(2, 50, 4) + 1
+    former = F.layer_norm(noise(2, 50, 4), (4,))
+    latents = former @ noise(4, 4, seed=2)
+    latents = 2 * (latents - latents.mean(-1, keepdim=True)) + torch.tensor([1.0, -1.0, 2.0, -2.0])
     tokenizer.prediction.quantizer.calibrate(former.flatten(0, 1))
     wanted, heard = tokenizer(latents=former), tokenizer.model(latents=former).last_hidden_state
-    latents = former @ noise(4, 4, seed=2) - noise(4, seed=3)
     read_estimates(tokenizer, tokenizer.model, latents.flatten(0, 1), former.flatten(0, 1))
     found = tokenizer(latents=latents)
     torch.testing.assert_close(tokenizer.model(latents=latents).last_hidden_state, heard, atol=1e-3, rtol=1e-3)
-    assert (found.codes == wanted.codes).float().mean() > 0.95
-    assert tokenizer.prediction.quantizer.is_calibrated
+    quantizer = tokenizer.prediction.quantizer
+    in_16_bits = copy.deepcopy(quantizer).half().float()  # as published
+    for codes in (found.codes, in_16_bits(latents)):
+        assert (codes == wanted.codes).float().mean() > 0.95
+    assert quantizer.is_calibrated and quantizer.mean.abs().max() < 5
 
 
 def test_the_exchange_keeps_the_decoder_of_a_model_that_speaks_and_refuses_other_layers():

@@ -85,7 +85,7 @@ def read_estimates(model: PreTrainedModel, tokenizer: F3Model, latents: torch.Te
     with another absorb it. Codes then mean what they meant.
     """
     rows = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
-    solution = torch.linalg.lstsq(rows, former).solution
+    solution = least_squares(rows, former)
     weight, bias = solution[:-1], solution[-1]  # of z @ weight + bias
     projection = tokenizer.encoder.projection
     projection.bias.add_(projection.weight @ bias)
@@ -95,8 +95,17 @@ def read_estimates(model: PreTrainedModel, tokenizer: F3Model, latents: torch.Te
         weight = deviation[:, None] * weight / quantizer.deviation
         quantizer.projections.copy_(torch.einsum("de,gec->gdc", weight, quantizer.projections))
         offset = (quantizer.mean - bias) / quantizer.deviation
-        quantizer.mean.copy_(deviation * torch.linalg.solve(weight.T, offset))
+        quantizer.mean.copy_(deviation * least_squares(weight.T, offset))
         quantizer.deviation.copy_(deviation)
+
+
+def least_squares(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """
+    The smallest x that brings inputs @ x nearest to what is wanted, in fp32. Normalised latents sum to zero, so there are many, and
+    large ones would not bear the 16 bits of published weights.
+    """
+    solved = torch.linalg.lstsq(inputs.double(), wanted.double().view(len(wanted), -1), rcond=1e-6, driver="gelsd")
+    return solved.solution.view(-1, *wanted.shape[1:]).float()
 
 
 def paired(rows: Dataset, former: Dataset) -> Dataset:
