@@ -231,10 +231,14 @@ def calibrate(model: PreTrainedModel, rows: Dataset, seed: int) -> None:
 
 def some_frames(rows: Dataset, seed: int, *columns: str) -> list[torch.Tensor]:
     """Of random rows, about `STATISTICS_FRAMES` in all: for every column of latents the frames `[N, D]`, in fp32."""
-    rows = rows.shuffle(seed)
-    enough = 1 + np.searchsorted(np.cumsum(rows["frames"][:]), STATISTICS_FRAMES)
-    rows = rows.select(range(min(enough, len(rows))))
-    return [torch.from_numpy(np.concatenate(rows[name][:]).astype(np.float32)) for name in columns]
+    drawn, frames = {name: [] for name in columns}, 0
+    for row in rows.shuffle(seed):
+        for name in columns:
+            drawn[name].append(torch.as_tensor(np.asarray(row[name], np.float32)))
+        frames += len(drawn[columns[0]][-1])
+        if frames >= STATISTICS_FRAMES:
+            break
+    return [torch.cat(parts) for parts in drawn.values()]
 
 
 def save(model: PreTrainedModel, processor: F3Processor | None, output_dir: Path) -> None:
