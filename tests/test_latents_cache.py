@@ -258,6 +258,10 @@ def test_the_autoencoder_is_found_alone_and_inside_other_models(folder, tmp_path
         model.save_pretrained(tmp_path / name)
         assert autoencoder_fingerprint(load_autoencoder(str(tmp_path / name))) == autoencoder_fingerprint(inside)
     assert autoencoder_fingerprint(load_autoencoder(str(folder / "model-0"))) == autoencoder_fingerprint(tiny_model(0))
+    damaged = tmp_path / "speaker" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    with pytest.raises(LatentsCacheError, match="damaged or incomplete"):
+        load_autoencoder(str(tmp_path / "speaker"))
 
 
 def test_the_fingerprint_sees_all_that_changes_latents_and_nothing_else():

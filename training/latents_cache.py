@@ -34,6 +34,7 @@ from configuration_f3.configuration_audio_lm import F3AudioLMConfig
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from feature_extraction_f3.feature_extraction_f3 import F3FeatureExtractor
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel
@@ -151,14 +152,18 @@ def load_autoencoder(path_or_name: str) -> F3AutoencoderModel:
     language model is not needed for it.
 
     Raises:
-        `LatentsCacheError`: when it holds another model.
+        `LatentsCacheError`: when it holds another model, or not all weights.
     """
     config = AutoConfig.from_pretrained(path_or_name)
     if isinstance(config, F3AudioLMConfig):
-        weights = load_file(cached_file(path_or_name, SAFE_WEIGHTS_NAME))
         autoencoder = F3AutoencoderModel(config.audio_config.autoencoder_config)
-        own = {name: weights[AUTOENCODER + name] for name in autoencoder.state_dict()}
-        autoencoder.load_state_dict(own)
+        try:
+            weights = load_file(cached_file(path_or_name, SAFE_WEIGHTS_NAME))
+            autoencoder.load_state_dict({name: weights[AUTOENCODER + name] for name in autoencoder.state_dict()})
+        except (SafetensorError, KeyError) as error:
+            raise LatentsCacheError(
+                f"the weights in {path_or_name} are damaged or incomplete ({error}): download or save them again"
+            ) from error
         return autoencoder.eval()
     model = AutoModel.from_pretrained(path_or_name, dtype=torch.float32)
     autoencoder = getattr(model, "autoencoder", model)
