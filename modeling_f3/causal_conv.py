@@ -17,20 +17,22 @@ class CausalConv2d(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)):
-        super().__init__(in_channels, out_channels, tuple(kernel), stride=tuple(stride))
-        self.context = self.kernel_size[0] - self.stride[0]
-        spread = self.kernel_size[1] - self.stride[1]
-        self.frequency_padding = (spread // 2, spread - spread // 2)
+        context, spread = kernel[0] - stride[0], kernel[1] - stride[1]
+        super().__init__(in_channels, out_channels, tuple(kernel), tuple(stride), padding=(context, spread // 2))
+        self.context = context
+        self.more_bins = spread % 2  # above, where the spread has no middle
         self.state_name = ""  # set once by the model: the module's path
 
     def forward(self, maps: torch.Tensor, state: F3StreamingState | None = None) -> torch.Tensor:
-        context = self.context
-        if state is not None and context > 0:
-            maps = state.extend(self.state_name, maps, context, dim=2)
-            context = 0
-        if context or any(self.frequency_padding):
-            maps = F.pad(maps, (*self.frequency_padding, context, 0))
-        return super().forward(maps)
+        frames, padding = maps.shape[2] // self.stride[0], self.padding
+        if state is not None and self.context > 0:
+            maps = state.extend(self.state_name, maps, self.context, dim=2)
+            padding = (0, self.padding[1])
+        if self.more_bins:
+            maps = F.pad(maps, (0, self.more_bins))
+        # The convolution pads with silence after the last frame as well. What it makes of that is dropped, which takes less
+        # time than a padded copy of the maps.
+        return F.conv2d(maps, self.weight, self.bias, self.stride, padding)[:, :, :frames]
 
 
 class CausalConvTranspose2d(nn.ConvTranspose2d):
@@ -40,9 +42,9 @@ class CausalConvTranspose2d(nn.ConvTranspose2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]):
-        super().__init__(in_channels, out_channels, tuple(kernel), stride=tuple(stride))
-        self.context = -(-self.kernel_size[0] // self.stride[0]) - 1
-        self.low_crop = (self.kernel_size[1] - self.stride[1]) // 2
+        crop = (kernel[1] - stride[1]) // 2
+        super().__init__(in_channels, out_channels, tuple(kernel), tuple(stride), padding=(0, crop))
+        self.context = -(-kernel[0] // stride[0]) - 1
         self.state_name = ""  # set once by the model: the module's path
 
     def forward(self, maps: torch.Tensor, state: F3StreamingState | None = None) -> torch.Tensor:
@@ -52,7 +54,7 @@ class CausalConvTranspose2d(nn.ConvTranspose2d):
             maps = state.extend(self.state_name, maps, self.context, dim=2)
             start = self.context * self.stride[0]
         maps = super().forward(maps)
-        return maps[:, :, start : start + frames, self.low_crop : self.low_crop + bins]
+        return maps[:, :, start : start + frames, :bins]
 
 
 class CausalConv1d(nn.Conv1d):
