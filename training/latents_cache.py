@@ -42,13 +42,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .audio_dataset import AudioDecodeError, decode_audio, load_audio_dataset
 from .malloc_settings import restart_with_malloc_settings
+from .model_parts import autoencoder_prefix
 from .processes import leave_together
 
 
 logger = logging.getLogger(__name__)
 
 RECORD = "latents.json"
-AUTOENCODER = "audio_model.autoencoder."  # what its weights are called in an audio language model
 
 # All that latents depend on beside the encoder's weights.
 ENCODER_FIELDS = (
@@ -159,7 +159,8 @@ def load_autoencoder(path_or_name: str) -> F3AutoencoderModel:
         autoencoder = F3AutoencoderModel(config.audio_config.autoencoder_config)
         try:
             weights = load_file(cached_file(path_or_name, SAFE_WEIGHTS_NAME))
-            autoencoder.load_state_dict({name: weights[AUTOENCODER + name] for name in autoencoder.state_dict()})
+            prefix = autoencoder_prefix(weights)
+            autoencoder.load_state_dict({name: weights[prefix + name] for name in autoencoder.state_dict()})
         except (SafetensorError, KeyError) as error:
             raise LatentsCacheError(
                 f"the weights in {path_or_name} are damaged or incomplete ({error}): download or save them again"

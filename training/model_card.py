@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from .machine import described
+from .model_parts import autoencoder_prefix
 
 
 LICENCE = "apache-2.0"
 PICTURE = "tokenizer.png"  # of `tokenizer_picture`
 RECORD = "card.json"
 WEIGHTS = "model.safetensors"
-ENCODER_STEM = "encoder.stem.weight"  # of an autoencoder, in whatever model it is a part of
 SHOWN = re.compile(r"!\[.*?\]\((.+?)\)")  # pictures of a text in Markdown, beside it
 HEADER = """---
 library_name: transformers
@@ -248,7 +248,7 @@ def write_weights(
 
 def _part_of(autoencoder: Path, part: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The encoder or decoder of an autoencoder in 16 bits, under the names that it has among `tensors`."""
-    prefix = next(key for key in tensors if key.endswith(ENCODER_STEM)).removesuffix(ENCODER_STEM)
+    prefix = autoencoder_prefix(tensors)
     weights = load_file(autoencoder / WEIGHTS)
     return {prefix + name: _mean_in_16_bits([weights[name]]) for name in weights if name.startswith(part)}
 

@@ -1,5 +1,6 @@
-"""Audio language models with other parts than their checkpoints have, and which of them learn."""
+"""Audio language models with other parts than their checkpoints have, which of them learn, and where an autoencoder is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from configuration_f3.configuration_audio_lm import F3AudioLMConfig
@@ -9,6 +10,7 @@ from transformers import LlamaConfig
 
 
 OPTIONAL = ("prediction", "listener", "residual_lm", "flow_head", "stop_head", "representation_head")
+ENCODER_STEM = "encoder.stem.weight"  # every autoencoder has it, in whatever model it is a part of
 
 
 def with_parts_of(model: F3AudioLMForConditionalGeneration, **values: Any) -> F3AudioLMForConditionalGeneration:
@@ -23,6 +25,19 @@ def with_parts_of(model: F3AudioLMForConditionalGeneration, **values: Any) -> F3
     for name in values:
         setattr(model.config, name, getattr(other.config, name))
     return model
+
+
+def autoencoder_prefix(names: Iterable[str]) -> str:
+    """
+    What the names of an autoencoder's weights begin with among the `names` of all weights of a model, which it may be all of.
+
+    Raises:
+        `KeyError`: when there is none.
+    """
+    for name in names:
+        if name.endswith(ENCODER_STEM):
+            return name.removesuffix(ENCODER_STEM)
+    raise KeyError(ENCODER_STEM)
 
 
 def inner_transformer(size: int, layers: int, positions: int) -> dict:
