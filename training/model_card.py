@@ -294,7 +294,7 @@ def main() -> None:
     made.add_argument("model_dir", type=Path)
     made.add_argument("--training", type=Path, nargs="+", default=[])
     made.add_argument("--reports", type=Path, nargs="+", default=[])
-    made.add_argument("--history_note", default="", help="a sentence on what happened between the runs")
+    made.add_argument("--history_note", default="", help="what the records do not tell, in Markdown")
     made.set_defaults(run=write_card)
     arguments = vars(parser.parse_args())
     arguments.pop("run")(**arguments)
