@@ -60,20 +60,23 @@ class Following(Helper):
 
 def exchange_autoencoder(tokenizer: F3Model, autoencoder: F3AutoencoderModel, keep_decoder: bool) -> F3Model:
     """
-    Gives the tokenizer the weights of another autoencoder, those of the encoder alone or all. Returns what it was before.
+    Gives the tokenizer another autoencoder, or only the weights of its encoder. Returns what the tokenizer was before.
 
     Raises:
-        `ValueError`: for one with other layers; the tokenizer is as it was then.
+        `ValueError`: for an encoder with other layers; the tokenizer is as it was then.
     """
     former = copy.deepcopy(tokenizer).eval().requires_grad_(False)
-    weights, new = former.autoencoder.state_dict(), autoencoder.state_dict()
+    weights, new = former.autoencoder.encoder.state_dict(), autoencoder.encoder.state_dict()
     if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in new.items()}:
         raise ValueError(
-            "the autoencoder has other layers than that of the model: one that learned on from it (f3_training.autoencoder "
-            "--init_from) can be followed; for another, train a new encoder"
+            "the encoder of the autoencoder has other layers than that of the model: one that learned on from it "
+            "(f3_training.autoencoder --init_from) can be followed; for another, train a new encoder"
         )
-    kept = {name: weight for name, weight in weights.items() if keep_decoder and name.startswith("decoder.")}
-    tokenizer.autoencoder.load_state_dict({**new, **kept})
+    if keep_decoder:
+        tokenizer.autoencoder.encoder.load_state_dict(new)
+    else:
+        tokenizer.autoencoder, tokenizer.config.autoencoder_config = autoencoder, autoencoder.config
+        tokenizer.freeze()
     return former
 
 
@@ -102,9 +105,10 @@ def read_estimates(model: PreTrainedModel, tokenizer: F3Model, latents: torch.Te
 def least_squares(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """
     The smallest x that brings inputs @ x nearest to what is wanted, in fp32. Normalised latents sum to zero, so there are many, and
-    large ones would not bear the 16 bits of published weights.
+    large ones would not bear the 16 bits of published weights. Sums that are not zero only for the 16 bits of a latents cache count
+    as zero too.
     """
-    solved = torch.linalg.lstsq(inputs.double(), wanted.double().view(len(wanted), -1), rcond=1e-6, driver="gelsd")
+    solved = torch.linalg.lstsq(inputs.double(), wanted.double().view(len(wanted), -1), rcond=1e-3, driver="gelsd")
     return solved.solution.view(-1, *wanted.shape[1:]).float()
 
 
