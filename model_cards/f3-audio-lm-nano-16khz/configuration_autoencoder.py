@@ -181,7 +181,7 @@ _NANO = {
     "encoder_stages": ((2, 2, 128), (2, 2, 256)),
     "encoder_projection": 512,
     "decoder_channels": 256,
-    "decoder_stages": ((1, 1, 256), (2, 2, 128), (1, 1, 128), (2, 2, 64), (1, 1, 64)),
+    "decoder_stages": ((2, 2, 128), (2, 2, 64), (1, 1, 64)),
     "decoder_projection": 512,
     "projection_kernel": 5,
     "clean_probability": 0.4,  # more noise leaves less of a small network for the detail
