@@ -25,6 +25,7 @@ from modeling_f3 import F3AutoencoderModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY, tiny_model
+from transformers import WhisperConfig, WhisperModel
 
 
 RATE = 8000
@@ -223,6 +224,18 @@ def test_weights_of_losses_are_those_that_are_given_and_else_the_defaults(folder
     for unknown in ("loudnes", "drift"):
         with pytest.raises(ValueError, match=f"no loss is called {unknown}, they are adversarial, "):
             AutoencoderTrainer(arguments(folder, unknown, loss_weights=f'{{"{unknown}": 2}}'))
+
+
+def test_a_recognizer_teaches_where_there_is_one(folder):
+    layers = {f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    WhisperModel(WhisperConfig(vocab_size=60_000, d_model=8, **layers)).save_pretrained(folder / "whisper")
+    only = json.dumps(dict.fromkeys(vars(LossWeights()).keys() - {"drift", "recognition"}, 0))
+    options = {"loss_weights": only, "magnitude_ramp_steps": 1, "max_steps": 1}
+    trained = train(folder, "heard", recognizer=str(folder / "whisper"), **options)
+    start = F3AutoencoderModel.from_pretrained(folder / "start")
+    assert not torch.equal(trained.average.decoder.head.weight, start.decoder.head.weight)
+    told = trained.updates(trained._batch(torch.randn(4, 3200)))
+    assert torch.equal(told["total"], LossWeights().recognition * told["recognition"])
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])

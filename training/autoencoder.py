@@ -37,6 +37,10 @@ class AutoencoderArguments:
             "help": "of the mean square by which latents leave those of --init_from, for which others were trained"
         },
     )
+    recognizer: str | None = field(
+        default=None,
+        metadata={"help": "Whisper of the Hub or a folder, which is to hear the same words in the reconstruction"},
+    )
     loss_weights: str = field(
         default="",
         metadata={"help": 'JSON of those of the losses that are to differ: \'{"loudness": 2, "adversarial": 2}\''},

@@ -16,10 +16,11 @@ from .losses import (
     discriminator_loss,
     feature_matching_loss,
 )
+from .recognition_loss import RecognitionLoss
 
 
 # losses that do not see the phase
-PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness")
+PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness", "recognition")
 
 
 @dataclass
@@ -37,6 +38,7 @@ class LossWeights:
     feature_matching: float = 12.0
     intelligibility: float = 30.0
     loudness: float = 0.0
+    recognition: float = 3.0  # where there is a recogniser
     drift: float = 0.0
 
 
@@ -65,7 +67,7 @@ class Batch:
 class AutoencoderStep:
     """
     Two players and their optimizers; calling it with a batch makes one step and returns the losses by name. With an `anchor`,
-    the mean square by which the latents differ from those that it makes is one of them, `drift`.
+    the mean square by which the latents differ from those that it makes is one of them, `drift`; with a `recognition_loss`, that.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class AutoencoderStep:
         weights: LossWeights,
         max_grad_norm: float,
         anchor: F3AutoencoderModel | None = None,
+        recognition_loss: RecognitionLoss | None = None,
     ):
         self.accelerator, self.autoencoder, self.discriminator = accelerator, autoencoder, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.spectral_loss, self.intelligibility_loss = spectral_loss, intelligibility_loss
-        self.loudness_loss = loudness_loss
+        self.loudness_loss, self.recognition_loss = loudness_loss, recognition_loss
         self.weights, self.max_grad_norm, self.anchor = weights, max_grad_norm, anchor
         self.skipped = 0  # updates left out because a gradient was not finite
 
@@ -120,6 +123,8 @@ class AutoencoderStep:
         losses |= self.spectral_loss(estimate, batch.samples)
         losses["intelligibility"] = self.intelligibility_loss(estimate, batch.samples)
         losses["loudness"] = self.loudness_loss(estimate, batch.samples)
+        if self.recognition_loss is not None:
+            losses["recognition"] = self.recognition_loss(estimate, batch.samples)
         losses["waveform"] = (estimate - batch.samples).abs().mean()
         shares = dict.fromkeys(PHASELESS, batch.magnitude_share)
         weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}

@@ -27,6 +27,7 @@ from .held_out import HeldOut
 from .losses import IntelligibilityLoss, LoudnessLoss, MultiScaleSpectralLoss
 from .machine import in_bf16, machine
 from .muon import MuonWithAdamW, hidden_matrices
+from .recognition_loss import RecognitionLoss
 
 
 DISCRIMINATOR = "discriminator.safetensors"  # beside the weights of the autoencoder
@@ -189,6 +190,7 @@ class AutoencoderTrainer:
             self._loss_weights(),
             max_grad_norm=self.arguments.max_grad_norm,
             anchor=self._anchor(),
+            recognition_loss=self._recognition_loss(),
         )
 
     def _loss_weights(self) -> LossWeights:
@@ -212,6 +214,12 @@ class AutoencoderTrainer:
             )
         anchor = self.model_class.from_pretrained(self.arguments.init_from)
         return anchor.eval().requires_grad_(False).to(self.accelerator.device)
+
+    def _recognition_loss(self) -> RecognitionLoss | None:
+        """What `--recognizer` hears, if there is one."""
+        if self.arguments.recognizer is None:
+            return None
+        return RecognitionLoss(self.arguments.recognizer, self.config.sampling_rate).to(self.accelerator.device)
 
     def _batches(self) -> DataLoader:
         """A worker process decodes ahead; it is told where to begin, so nothing about it needs to be saved."""
