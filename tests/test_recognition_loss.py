@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import ctranslate2
 import numpy as np
 import pytest
 import torch
@@ -81,20 +82,20 @@ def whisper_tiny(tmp_path_factory) -> Path:
 
 
 def test_the_converted_whisper_is_the_one_of_the_wheel(whisper_tiny, speech):
-    ctranslate2 = pytest.importorskip("ctranslate2")
     features = whisper_features(speech)
     original = ctranslate2.models.Whisper(str((unpacked(WHISPER_TINY) / WEIGHTS).parent), compute_type="float32")
     wanted = torch.from_numpy(np.array(original.encode(ctranslate2.StorageView.from_array(features.numpy()))))
     converted = WhisperModel.from_pretrained(whisper_tiny).eval()
     with torch.no_grad():
         assert torch.allclose(converted.encoder(features).last_hidden_state, wanted, atol=1e-2)
-        prompt = torch.tensor([[50257, 50362]])  # start of transcript, no timestamps
+        prompt = torch.tensor([[50257, 50362]])  # start of transcript, no timestamps; `align` adds the latter
         logits = (
             converted(features, decoder_input_ids=prompt).last_hidden_state @ converted.decoder.embed_tokens.weight.T
         )
-    result = original.align(ctranslate2.StorageView.from_array(features.numpy()), prompt[0].tolist(), [[1169]], 300)
-    probability = logits[0, -1, :50257].softmax(-1)[1169].item()
-    assert result[0].text_token_probs[0] == pytest.approx(probability, abs=0.01)
+    probability, token = logits[0, -1].softmax(-1).max(0)
+    heard = ctranslate2.StorageView.from_array(features.numpy())
+    (aligned,) = original.align(heard, [50257], [[token.item()]], 300)
+    assert probability > 0.1 and aligned.text_token_probs[0] == pytest.approx(probability.item(), abs=0.002)
 
 
 def test_whisper_hears_less_of_what_is_worse(whisper_tiny, speech):

