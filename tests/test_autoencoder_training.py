@@ -159,7 +159,7 @@ def test_learning_shows_in_the_loss(folder):
     distances = []
     for model in (start, trainer.average):
         with torch.inference_mode():
-            distances.append(sum(loss(model(batch[:, None]).audio_values[:, 0], batch).values()).item())
+            distances.append(sum(loss(model(batch[:, None]).audio_values[:, 0], batch).values()).mean().item())
     assert distances[1] < 0.8 * distances[0]
 
 
@@ -226,6 +226,25 @@ def test_weights_of_losses_are_those_that_are_given_and_else_the_defaults(folder
             AutoencoderTrainer(arguments(folder, unknown, loss_weights=f'{{"{unknown}": 2}}'))
 
 
+def test_items_with_noise_may_have_weights_of_their_own(folder):
+    given = {"loss_weights": '{"loudness": 2}', "noisy_loss_weights": '{"mel": 3}', "drift_weight": 4.0}
+    updates = AutoencoderTrainer(arguments(folder, "noisy", **given)).updates
+    assert updates.weights == LossWeights(loudness=2, drift=4)
+    assert updates.noisy_weights == LossWeights(loudness=2, drift=4, mel=3)
+    with pytest.raises(ValueError, match="--noisy_loss_weights: no loss is called"):
+        AutoencoderTrainer(arguments(folder, "unknown", noisy_loss_weights='{"loudnes": 2}'))
+
+
+def test_discriminators_are_not_shown_noisy_items_that_they_do_not_teach(folder):
+    unjudged = {"noisy_loss_weights": '{"adversarial": 0, "feature_matching": 0}'}
+    every = {"discriminator_every": 1, "noise_ramp_steps": 1}
+    trainer = train(folder, "unjudged", batch_size=16, max_steps=1, **unjudged, **every)
+    for trainer.step in range(10, 15):
+        shown = trainer._batch(torch.zeros(16, 3200))
+        clean = torch.nonzero(shown.noisiness == 0).flatten().tolist()
+        assert 0 < len(clean) < 16 and [item for item, _ in shown.judged] == clean
+
+
 def test_a_recognizer_teaches_where_there_is_one(folder):
     layers = {f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
     WhisperModel(WhisperConfig(vocab_size=60_000, d_model=8, **layers)).save_pretrained(folder / "whisper")
@@ -235,7 +254,7 @@ def test_a_recognizer_teaches_where_there_is_one(folder):
     start = F3AutoencoderModel.from_pretrained(folder / "start")
     assert not torch.equal(trained.average.decoder.head.weight, start.decoder.head.weight)
     told = trained.updates(trained._batch(torch.randn(4, 3200)))
-    assert torch.equal(told["total"], LossWeights().recognition * told["recognition"])
+    assert told["total"].item() == pytest.approx(LossWeights().recognition * told["recognition"].item())
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
@@ -253,7 +272,9 @@ def step():
     autoencoder, discriminator = tiny_model(**AUTOENCODER).train(), MultiScaleDiscriminator(channels=4)
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (autoencoder, discriminator)]
     losses = (kind(RATE) for kind in (MultiScaleSpectralLoss, IntelligibilityLoss, LoudnessLoss))
-    return AutoencoderStep(Accelerator(), autoencoder, discriminator, *optimizers, *losses, LossWeights(), 50.0)
+    return AutoencoderStep(
+        Accelerator(), autoencoder, discriminator, *optimizers, *losses, LossWeights(), LossWeights(), 50.0
+    )
 
 
 def batch(step, samples=None) -> Batch:
@@ -267,6 +288,16 @@ def test_a_loss_without_weight_is_told_and_teaches_nothing(step):
     step.loudness_loss.register_forward_hook(lambda module, given, loss: loss * torch.nan)
     told = step(batch(step))
     assert torch.isnan(told["loudness"]) and torch.isfinite(told["total"]) and step.skipped == 0
+
+
+def test_the_more_noise_the_more_its_weights_count(step):
+    step.noisy_weights = LossWeights(**dict.fromkeys(vars(LossWeights()), 0.0) | {"waveform": 7.0})
+    step.weights = LossWeights(**dict.fromkeys(vars(LossWeights()), 0.0) | {"waveform": 2.0})
+    noisy = batch(step)
+    for alphas, weights in (((0.0, 0.0), (2, 2)), ((0.25, 0.5), (4.5, 7)), ((0.5, 1.0), (7, 7))):
+        noisy.noise = torch.tensor(alphas).view(2, 1, 1).expand(noisy.noise.shape)
+        total = step.total({"waveform": torch.tensor([1.0, 3.0])}, noisy)
+        assert total.item() == pytest.approx((weights[0] + 3 * weights[1]) / 2)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step):

@@ -49,7 +49,7 @@ class SigmaVaeStep(AutoencoderStep):
     """KL(N(z, sigma^2) || N(0, 1)) with a fixed sigma, without the part that does not depend on z."""
 
     def latent_losses(self, latents: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"kl": 0.5 * latents.square().mean()}
+        return {"kl": 0.5 * latents.square().flatten(1).mean(1)}
 
 
 class PlainTrainer(AutoencoderTrainer):
@@ -66,7 +66,9 @@ class SigmaVaeTrainer(PlainTrainer):
         return ramp * SIGMA * torch.randn(shape, generator=generator)
 
     def _step(self, *parts) -> AutoencoderStep:
-        return SigmaVaeStep(self.accelerator, *parts, SigmaVaeWeights(), max_grad_norm=self.arguments.max_grad_norm)
+        return SigmaVaeStep(
+            self.accelerator, *parts, SigmaVaeWeights(), SigmaVaeWeights(), max_grad_norm=self.arguments.max_grad_norm
+        )
 
 
 VARIANTS = {  # trainer, and what differs from the preset; without the noise of Eq. 2 its gamma is zero

@@ -45,6 +45,10 @@ class AutoencoderArguments:
         default="",
         metadata={"help": 'JSON of those of the losses that are to differ: \'{"loudness": 2, "adversarial": 2}\''},
     )
+    noisy_loss_weights: str = field(
+        default="",
+        metadata={"help": "the same of those that are to differ where latents get noise, in full from alpha = 0.5 on"},
+    )
     max_steps: int = field(default=100_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})
     warmup_steps: int = 200

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
@@ -14,13 +13,17 @@ from .losses import (
     MultiScaleSpectralLoss,
     adversarial_loss,
     discriminator_loss,
+    distance,
     feature_matching_loss,
 )
 from .recognition_loss import RecognitionLoss
 
 
-# losses that do not see the phase
+NOISY = 0.5  # alpha of Eq. 2 from which on the weights for noise count alone
+
+# losses that do not see the phase, and those by the discriminators
 PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness", "recognition")
+JUDGEMENTS = ("adversarial", "feature_matching")
 
 
 @dataclass
@@ -60,14 +63,20 @@ class Batch:
     judged_samples: int
     magnitude_share: float = 1.0
 
+    @property
+    def noisiness(self) -> torch.Tensor:
+        """How far each item [B] is from having no noise, 0, to having that of `NOISY` or more, 1."""
+        return (self.noise.square().mean((1, 2)).sqrt() / NOISY).clamp(max=1)
+
     def crops(self, samples: torch.Tensor) -> torch.Tensor:
         return torch.stack([samples[item, start : start + self.judged_samples] for item, start in self.judged])
 
 
 class AutoencoderStep:
     """
-    Two players and their optimizers; calling it with a batch makes one step and returns the losses by name. With an `anchor`,
-    the mean square by which the latents differ from those that it makes is one of them, `drift`; with a `recognition_loss`, that.
+    Two players and their optimizers; calling it with a batch makes one step and returns the losses by name. The more noise
+    latents get, the more do `noisy_weights` count in place of `weights`. With an `anchor`, the mean square by which the latents
+    differ from those that it makes is one of the losses, `drift`; with a `recognition_loss`, that.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class AutoencoderStep:
         intelligibility_loss: IntelligibilityLoss,
         loudness_loss: LoudnessLoss,
         weights: LossWeights,
+        noisy_weights: LossWeights,
         max_grad_norm: float,
         anchor: F3AutoencoderModel | None = None,
         recognition_loss: RecognitionLoss | None = None,
@@ -89,7 +99,8 @@ class AutoencoderStep:
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.spectral_loss, self.intelligibility_loss = spectral_loss, intelligibility_loss
         self.loudness_loss, self.recognition_loss = loudness_loss, recognition_loss
-        self.weights, self.max_grad_norm, self.anchor = weights, max_grad_norm, anchor
+        self.weights, self.noisy_weights = weights, noisy_weights
+        self.max_grad_norm, self.anchor = max_grad_norm, anchor
         self.skipped = 0  # updates left out because a gradient was not finite
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -99,7 +110,7 @@ class AutoencoderStep:
         if self.anchor is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 anchored = self.anchor.encode(batch.samples[:, None]).latents
-            losses["drift"] = F.mse_loss(output.latents, anchored)
+            losses["drift"] = (output.latents - anchored).square().mean((1, 2))
         if batch.judged:
             real, fake = batch.crops(batch.samples), batch.crops(estimate)
 
@@ -125,15 +136,26 @@ class AutoencoderStep:
         losses["loudness"] = self.loudness_loss(estimate, batch.samples)
         if self.recognition_loss is not None:
             losses["recognition"] = self.recognition_loss(estimate, batch.samples)
-        losses["waveform"] = (estimate - batch.samples).abs().mean()
-        shares = dict.fromkeys(PHASELESS, batch.magnitude_share)
-        weights = {name: weight * shares.get(name, 1.0) for name, weight in vars(self.weights).items()}
-        losses["total"] = sum(weight * losses[name] for name, weight in weights.items() if weight and name in losses)
+        losses["waveform"] = distance(estimate, batch.samples)
+        losses["total"] = self.total(losses, batch)
         losses["grad_norm"] = self.update(losses["total"], self.autoencoder, self.optimizer)
-        return {name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach().mean() for name, loss in losses.items()}
+
+    def total(self, losses: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """The mean over items of their weighted losses; those by the discriminators are of the judged ones."""
+        judged, noisiness = [item for item, _ in batch.judged], batch.noisiness
+        total = 0.0
+        for name, weight in vars(self.weights).items():
+            noisy_weight = getattr(self.noisy_weights, name)
+            if name not in losses or weight == noisy_weight == 0:
+                continue
+            weights = weight + (noisy_weight - weight) * noisiness
+            loss = losses[name] * (weights[judged] if name in JUDGEMENTS else weights)
+            total = total + loss.mean() * (batch.magnitude_share if name in PHASELESS else 1.0)
+        return total
 
     def latent_losses(self, latents: torch.Tensor) -> dict[str, torch.Tensor]:
-        """None: normalisation and noise replace them. Bottlenecks of other kinds have some."""
+        """None: normalisation and noise replace them. Bottlenecks of other kinds have some, [B] each."""
         return {}
 
     def update(self, loss: torch.Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:

@@ -124,11 +124,17 @@ class AutoencoderTrainer:
         judged_samples = int(samples.shape[1] * arguments.judged_share)
         starts = torch.randint(0, samples.shape[1] - judged_samples + 1, (size,), generator=generator).tolist()
         judging = self.step >= arguments.discriminator_start and self.step % arguments.discriminator_every == 0
-        # every n-th item of the process, so that two processes show what one with the double batch shows
-        items = range(0, arguments.batch_size, round(1 / arguments.judged_share)) if judging else ()
-        judged = [(item, starts[first + item]) for item in items]
+        judged = [(item, starts[first + item]) for item in self._judged_items(noise)] if judging else []
         share = min(1.0, MAGNITUDE_SHARE + self.step / max(1, arguments.magnitude_ramp_steps))
         return Batch(samples, noise.to(samples.device), judged, judged_samples, share)
+
+    def _judged_items(self, noise: torch.Tensor) -> list[int]:
+        """Of the process, chosen such that two processes show the discriminators what one with the double batch shows."""
+        noisy = self.updates.noisy_weights
+        if noisy.adversarial == noisy.feature_matching == 0:
+            without_noise = torch.nonzero(~noise.flatten(1).any(1)).flatten().tolist()
+            return without_noise or [0]  # a process that left them out would keep the others waiting
+        return list(range(0, len(noise), round(1 / self.arguments.judged_share)))
 
     def _draw_noise(self, shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
         """alpha * e of Eq. 2, with a gamma that rises."""
@@ -187,22 +193,29 @@ class AutoencoderTrainer:
         return AutoencoderStep(
             self.accelerator,
             *parts,
-            self._loss_weights(),
+            *self._loss_weights(),
             max_grad_norm=self.arguments.max_grad_norm,
             anchor=self._anchor(),
             recognition_loss=self._recognition_loss(),
         )
 
-    def _loss_weights(self) -> LossWeights:
-        """What `--loss_weights` gives, the defaults for the others; `drift` has an option of its own, for it needs an anchor."""
-        given = json.loads(self.arguments.loss_weights or "{}")
+    def _loss_weights(self) -> tuple[LossWeights, LossWeights]:
+        """
+        Of items without noise and with it: what `--loss_weights` gives, and the defaults for the others; the same but for what
+        `--noisy_loss_weights` gives. `drift` has an option of its own, for it needs an anchor.
+        """
+        weights = LossWeights(**self._given_weights("loss_weights"), drift=self.arguments.drift_weight)
+        return weights, replace(weights, **self._given_weights("noisy_loss_weights"))
+
+    def _given_weights(self, option: str) -> dict[str, float]:
+        given = json.loads(getattr(self.arguments, option) or "{}")
         names = vars(LossWeights()).keys() - {"drift"}
         unknown = given.keys() - names
         if unknown:
             raise ValueError(
-                f"--loss_weights: no loss is called {', '.join(sorted(unknown))}, they are {', '.join(sorted(names))}"
+                f"--{option}: no loss is called {', '.join(sorted(unknown))}, they are {', '.join(sorted(names))}"
             )
-        return LossWeights(**given, drift=self.arguments.drift_weight)
+        return given
 
     def _anchor(self) -> F3AutoencoderModel | None:
         """The pretrained autoencoder at whose latents the new ones are held, if at any."""

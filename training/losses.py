@@ -1,4 +1,4 @@
-"""Reconstruction and adversarial losses of the autoencoder (stage 0): tensors in, fp32 scalars out."""
+"""Reconstruction and adversarial losses of the autoencoder (stage 0): tensors in, fp32 out, one value for each item."""
 
 import torch
 import torch.nn.functional as F
@@ -55,19 +55,19 @@ class MultiScaleSpectralLoss(nn.Module):
             self.register_buffer(f"taper_{window}", torch.hann_window(window), persistent=False)
 
     def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The distances of [B, N] samples by name."""
+        """The distances of [B, N] samples by name, [B] each."""
         distances = {"mel": [], "complex_spectrum": [], "magnitude_spectrum": []}
         for window in MEL_WINDOWS:
             taper, filters = getattr(self, f"taper_{window}"), getattr(self, f"mel_{window}")
             estimated = stft(estimate, window, taper)
             with torch.no_grad():
                 wanted = stft(target, window, taper)
-            distances["mel"].append(F.l1_loss(log_mel(estimated, filters), log_mel(wanted, filters)))
+            distances["mel"].append(distance(log_mel(estimated, filters), log_mel(wanted, filters)))
             if window in COMPLEX_WINDOWS:
                 estimated, wanted = (compress(parts, COMPLEX_EXPONENT, -1, 1e-8) for parts in (estimated, wanted))
-                distances["complex_spectrum"].append(F.l1_loss(estimated, wanted))
-                distances["magnitude_spectrum"].append(F.l1_loss(modulus(estimated), modulus(wanted)))
-        return {name: torch.stack(values).mean() for name, values in distances.items()}
+                distances["complex_spectrum"].append(distance(estimated, wanted))
+                distances["magnitude_spectrum"].append(distance(modulus(estimated), modulus(wanted)))
+        return {name: torch.stack(values).mean(0) for name, values in distances.items()}
 
 
 class IntelligibilityLoss(nn.Module):
@@ -91,7 +91,7 @@ class IntelligibilityLoss(nn.Module):
         self.register_buffer("taper", torch.hann_window(window), persistent=False)
 
     def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Of [B, N] samples, the mean over items; an item with less than a segment that is not silent has none."""
+        """[B] of [B, N] samples; an item with less than a segment that is not silent has none."""
         with torch.no_grad():
             wanted, power = self.envelopes(target)
             heard = power > power.amax(1, keepdim=True) * 10 ** (STOI_SILENCE_DB / 10)
@@ -106,7 +106,7 @@ class IntelligibilityLoss(nn.Module):
         correlations = ((wanted / norm(wanted)) * (estimated / norm(estimated))).sum(-1).mean(1)
         ends = segment + STOI_STRIDE * torch.arange(correlations.shape[1], device=estimate.device)
         counted = ends <= heard.sum(1, keepdim=True)
-        return (((1 - correlations) * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+        return ((1 - correlations) * counted).sum(1) / counted.sum(1).clamp(min=1)
 
     def envelopes(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Magnitudes of the bands [B, bands, windows] and the power of each window [B, windows]."""
@@ -140,7 +140,7 @@ class LoudnessLoss(nn.Module):
         self.register_buffer("taper", torch.hann_window(window), persistent=False)
 
     def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Of [B, N] samples, the mean over items; a silent one has none. About what PESQ takes off before it makes a MOS of it."""
+        """[B] of [B, N] samples; a silent item has none. About what PESQ takes off before it makes a MOS of it."""
         with torch.no_grad():
             wanted, heard = self.power(target)
         estimated, _ = self.power(estimate)
@@ -151,7 +151,7 @@ class LoudnessLoss(nn.Module):
         quiet = ((wanted.sum(-1) + 1e5) / 1e7) ** -0.04
         disturbance = worst_of_segments(quiet * (difference.square().mean(-1) + 1e-6).sqrt())
         disturbance_added = worst_of_segments(quiet * (difference * added).mean(-1))
-        return ((disturbance + 0.09 * disturbance_added) * heard).mean()
+        return (disturbance + 0.09 * disturbance_added) * heard
 
     def power(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the bands [B, windows, bands] at the level of PESQ, and which items are not silent [B]."""
@@ -173,6 +173,11 @@ def worst_of_segments(disturbance: torch.Tensor) -> torch.Tensor:
     segments = disturbance.unfold(1, min(PESQ_SEGMENT, disturbance.shape[1]), PESQ_SEGMENT // 2)
     worst = (segments**PESQ_SEGMENT_EXPONENT).mean(-1) + 1e-12
     return (worst ** (2 / PESQ_SEGMENT_EXPONENT)).mean(1).sqrt()
+
+
+def distance(estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of each item [B] of [B, ...] values."""
+    return (estimate - target).abs().flatten(1).mean(1)
 
 
 def norm(envelopes: torch.Tensor) -> torch.Tensor:
@@ -205,20 +210,20 @@ def discriminator_loss(real_scores: list[torch.Tensor], fake_scores: list[torch.
 
 
 def adversarial_loss(fake_scores: list[torch.Tensor]) -> torch.Tensor:
-    """Hinge loss of the generator, averaged over scales."""
-    return torch.stack([-fake.mean() for fake in fake_scores]).mean()
+    """Hinge loss of the generator for each item [B], averaged over scales."""
+    return -torch.stack([fake.flatten(1).mean(1) for fake in fake_scores]).mean(0)
 
 
 def feature_matching_loss(
     real_features: list[list[torch.Tensor]], fake_features: list[list[torch.Tensor]]
 ) -> torch.Tensor:
     """
-    L1 distance of the discriminators' activations, each item's relative to the mean size of its real ones, averaged over
-    layers and scales. Item by item, so that a batch split over processes has the loss of the whole.
+    L1 distance of the discriminators' activations, relative to the mean size of the item's real ones, averaged over layers
+    and scales: [B].
     """
     distances = []
     for reals, fakes in zip(real_features, fake_features):
         for real, fake in zip(reals, fakes):
             real, fake = real.detach().float().flatten(1), fake.float().flatten(1)
-            distances.append(((fake - real).abs().mean(1) / (real.abs().mean(1) + 1e-5)).mean())
-    return torch.stack(distances).mean()
+            distances.append((fake - real).abs().mean(1) / (real.abs().mean(1) + 1e-5))
+    return torch.stack(distances).mean(0)

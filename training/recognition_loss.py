@@ -46,7 +46,7 @@ class RecognitionLoss(nn.Module):
         self.register_buffer("taper", torch.hann_window(window), persistent=False)
 
     def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Of [B, N] samples, at most 30 s."""
+        """[B] of [B, N] samples, at most 30 s."""
         with torch.no_grad():
             wanted = self.states(target)
         return feature_matching_loss([[wanted]], [[self.states(estimate)]])
