@@ -152,7 +152,7 @@ def test_time_over_leaves_a_usable_model_and_the_checkpoint_to_go_on_from(folder
 
 
 def test_learning_shows_in_the_loss(folder):
-    trainer = train(folder, "learning", max_steps=400, discriminator_start=1000, learning_rate=1e-2)
+    trainer = train(folder, "learning", max_steps=150, discriminator_start=1000, learning_rate=1e-2)
     start = F3AutoencoderModel.from_pretrained(folder / "start")
     loss = MultiScaleSpectralLoss(RATE)
     batch = next(iter(trainer._batches()))
