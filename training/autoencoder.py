@@ -47,7 +47,10 @@ class AutoencoderArguments:
     )
     noisy_loss_weights: str = field(
         default="",
-        metadata={"help": "the same of those that are to differ where latents get noise, in full from alpha = 0.5 on"},
+        metadata={
+            "help": "the same of those that are to differ where latents get noise, in full from alpha = 0.5 on; without "
+            "adversarial and feature_matching the discriminators are shown all items that get none, and no others"
+        },
     )
     max_steps: int = field(default=100_000, metadata={"help": "length of the schedule"})
     max_minutes: float | None = field(default=None, metadata={"help": "stop this run earlier, to be resumed"})

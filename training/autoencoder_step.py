@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from modeling_f3.modeling_autoencoder import F3AutoencoderModel
 from torch import nn
 
+from .held_out import NOISE
 from .losses import (
     IntelligibilityLoss,
     LoudnessLoss,
@@ -18,8 +19,6 @@ from .losses import (
 )
 from .recognition_loss import RecognitionLoss
 
-
-NOISY = 0.5  # alpha of Eq. 2 from which on the weights for noise count alone
 
 # losses that do not see the phase, and those by the discriminators
 PHASELESS = ("mel", "magnitude_spectrum", "intelligibility", "loudness", "recognition")
@@ -65,8 +64,8 @@ class Batch:
 
     @property
     def noisiness(self) -> torch.Tensor:
-        """How far each item [B] is from having no noise, 0, to having that of `NOISY` or more, 1."""
-        return (self.noise.square().mean((1, 2)).sqrt() / NOISY).clamp(max=1)
+        """How far each item [B] is from having no noise, 0, to having that of the robustness figure or more, 1."""
+        return (self.noise.square().mean((1, 2)).sqrt() / NOISE).clamp(max=1)
 
     def crops(self, samples: torch.Tensor) -> torch.Tensor:
         return torch.stack([samples[item, start : start + self.judged_samples] for item, start in self.judged])

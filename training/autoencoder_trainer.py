@@ -129,7 +129,10 @@ class AutoencoderTrainer:
         return Batch(samples, noise.to(samples.device), judged, judged_samples, share)
 
     def _judged_items(self, noise: torch.Tensor) -> list[int]:
-        """Of the process, chosen such that two processes show the discriminators what one with the double batch shows."""
+        """
+        Of the process, chosen such that two processes show the discriminators what one with the double batch shows. Those without
+        noise are not equally many in each, and their means count alike.
+        """
         noisy = self.updates.noisy_weights
         if noisy.adversarial == noisy.feature_matching == 0:
             without_noise = torch.nonzero(~noise.flatten(1).any(1)).flatten().tolist()

@@ -224,6 +224,6 @@ def feature_matching_loss(
     distances = []
     for reals, fakes in zip(real_features, fake_features):
         for real, fake in zip(reals, fakes):
-            real, fake = real.detach().float().flatten(1), fake.float().flatten(1)
-            distances.append((fake - real).abs().mean(1) / (real.abs().mean(1) + 1e-5))
+            real, fake = real.detach().float(), fake.float()
+            distances.append(distance(fake, real) / (real.abs().flatten(1).mean(1) + 1e-5))
     return torch.stack(distances).mean(0)
